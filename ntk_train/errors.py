@@ -1,0 +1,25 @@
+"""What goes wrong, in words: the symptom, what was expected, and the remedy.
+
+Errors of the caller derive from `ValueError` or `TypeError`, so that code which knows nothing of
+this library catches them too. Invariants of the library itself are `assert`s.
+"""
+
+
+class NTKError(Exception):
+    """Base of the library's own errors."""
+
+
+class KernelInputError(NTKError, ValueError):
+    """An argument has a shape, a structure or a value that no kernel can be computed from."""
+
+
+class DtypeError(NTKError, TypeError):
+    """An argument has a dtype for which the kernel is not defined (complex, for example)."""
+
+
+class NonFiniteKernelError(NTKError, ArithmeticError):
+    """The kernel has NaN or infinite entries, so that its spectrum does not exist."""
+
+
+class CoupledExamplesWarning(UserWarning):
+    """`batched=True` was said of a function whose examples interact."""

@@ -1,0 +1,6 @@
+"""From a function and its parameters to the kernel: the public functions and the implementations."""
+
+from ntk_train.kernel.neural_tangents import NtkImplementation as NtkImplementation
+from ntk_train.kernel.neural_tangents import empirical_ntk_fn as empirical_ntk_fn
+from ntk_train.kernel.neural_tangents import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from ntk_train.kernel.ntk import ntk as ntk

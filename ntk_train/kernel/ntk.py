@@ -1,0 +1,131 @@
+"""The public function: the finite-width Neural Tangent Kernel of any differentiable JAX function.
+
+    Theta[n,o,m,p] = sum_w df(x1)[n,o]/dtheta_w * df(x2)[m,p]/dtheta_w
+
+>>> import jax, jax.numpy as jnp, ntk_train
+>>> f = lambda params, x: jnp.tanh(x @ params["w"])
+>>> params = {"w": jax.random.normal(jax.random.key(0), (3, 2))}
+>>> x = jax.random.normal(jax.random.key(1), (4, 3))
+>>> ntk_train.ntk(f, params, x).shape
+(4, 2, 4, 2)
+>>> ntk_train.ntk(f, params, x, outputs="trace").shape
+(4, 4)
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import jax
+from jaxtyping import Array, Float
+
+from ntk_train._types import ApplyFn, KernelProblem, OutputMode, ParamFilter, PyTree
+from ntk_train.errors import KernelInputError
+from ntk_train.kernel.auto import IMPLEMENTATIONS, choose_implementation
+from ntk_train.kernel.problem import make_problem
+
+_STRUCTURED_PENDING = (
+    "implementation='structured' is not available yet; use 'auto', 'jacobian_contraction' or "
+    "'ntk_vector_products'."
+)
+
+
+def ntk(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None = None,
+    *,
+    outputs: OutputMode | Array | int | list[int] | tuple = "full",
+    implementation: str = "auto",
+    batched: bool = True,
+    precision: str | None = "highest",
+    param_filter: ParamFilter | None = None,
+) -> Float[Array, "..."]:
+    """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
+
+    A pure JAX function: use it under `jax.jit` (which is much faster than op by op) and `jax.vmap`,
+    and differentiate it in `x1`, `x2` and `params` where `f` is twice differentiable.
+
+    Args:
+      f: any JAX function `f(params, x) -> outputs`; all three are pytrees, and each leaf of the
+        outputs has the examples on axis 0. The other axes and the leaves together are the O
+        outputs of an example, in the order of `jax.tree.leaves` and row-major in each.
+      params: the parameters. Leaves that are not floating point are held constant. For a Flax
+        model this is `variables["params"]`, never the running statistics.
+      x1: N inputs; of any dtype. With `batched` each leaf has the examples on axis 0.
+      x2: M other inputs, or None for the kernel of x1 with itself, which takes one set of
+        derivatives and is symmetric.
+      outputs: `"full"`, all pairs of outputs; `"trace"`, the sum over equal outputs (not their
+        mean); `"sum"`, the kernel of the sum of the outputs (the pseudo-NTK); `"diagonal"`, each
+        output with itself; or integers, the chosen logit of each example: an array [N], a
+        pair of arrays [N], [M] when x2 is given, or one integer for all.
+      implementation: `"jacobian_contraction"`, `"ntk_vector_products"`, or `"auto"`: the one with
+        fewer operations by XLA's count.
+      batched: True says that the outputs of an example depend on that example alone, and computes
+        example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
+        train mode.
+      precision: of the matrix products, inside of f too where f leaves it open: any name that
+        `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
+        the kernel itself at "highest", as does the default.
+      param_filter: from a parameter's path ("Dense_0/kernel") to whether it is differentiated.
+
+    Returns:
+      The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
+      logits, [N, M, O] for diagonal.
+
+    Raises:
+      KernelInputError: shapes, structure or values of an argument do not fit; the text says which.
+      DtypeError: complex parameters or outputs, or outputs that are not floating point.
+      NotImplementedError: `implementation="structured"`.
+
+    References:
+      R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*,
+      ICML 2022, equation 1 and table 1. For "sum": M. A. Mohamadi, W. Bae, D. J. Sutherland, *A
+      Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
+    """
+    with precision_of_products(precision):
+        problem = make_problem(
+            f,
+            params,
+            x1,
+            x2,
+            outputs=outputs,
+            batched=batched,
+            precision=precision,
+            param_filter=param_filter,
+        )
+        return solve(problem, implementation)
+
+
+def solve(problem: KernelProblem, implementation: str) -> jax.Array:
+    """The kernel of a problem by the named implementation."""
+    if implementation == "structured":
+        raise NotImplementedError(_STRUCTURED_PENDING)
+    if implementation == "auto":
+        implementation = choose_implementation(problem)
+    if implementation not in IMPLEMENTATIONS:
+        names = ["auto", *IMPLEMENTATIONS]
+        msg = f"implementation={implementation!r} is none of {names}."
+        raise KernelInputError(msg)
+    return IMPLEMENTATIONS[implementation](problem)
+
+
+@contextlib.contextmanager
+def precision_of_products(precision: str | None) -> Iterator[None]:
+    """Sets the precision of products that leave it open, None for as it is."""
+    if precision is None:
+        yield
+        return
+    try:
+        context = jax.default_matmul_precision(precision)
+        context.__enter__()
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"precision={precision!r} is no name that jax.default_matmul_precision takes: "
+            "'default', 'high', 'highest', 'tensorfloat32', 'BF16_BF16_F32_X3', ..."
+        )
+        raise KernelInputError(msg) from error
+    try:
+        yield
+    finally:
+        context.__exit__(None, None, None)

@@ -1,0 +1,249 @@
+"""From what a user passes to one `KernelProblem`, the form that every implementation takes.
+
+Outputs are flattened to O numbers per example, leaf by leaf in the order of `jax.tree.leaves`, so
+that the kernel of a pytree of outputs keeps the terms between its leaves. The kernels of the sum of
+the outputs and of chosen logits are the full kernels of functions with one output, and are posed as
+such: an implementation knows full, trace and diagonal alone.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, ParamFilter, PyTree
+from ntk_train.errors import DtypeError, KernelInputError
+
+_LAYOUTS = {
+    "full": KernelLayout("no", "mp", "nomp"),
+    "trace": KernelLayout("no", "mo", "nm"),
+    "diagonal": KernelLayout("no", "mo", "nmo"),
+    "sum": KernelLayout("n", "m", "nm"),
+    "chosen": KernelLayout("n", "m", "nm"),
+}
+
+
+def make_problem(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    *,
+    outputs: Any,
+    batched: bool,
+    precision: str | None,
+    param_filter: ParamFilter | None,
+) -> KernelProblem:
+    """Checks the arguments of `ntk_train.ntk`, which documents them, and poses the kernel."""
+    if not callable(f):
+        msg = f"f must be a function f(params, x) -> outputs, got {type(f).__name__}."
+        raise TypeError(msg)
+    theta, merge = split_params(params, param_filter)
+    mode, choice1, choice2 = _parse_outputs(outputs, x2)
+
+    def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
+        return _flatten_outputs(f(merge(theta), x))
+
+    shapes = [
+        _check_side(name, flat_f, theta, x, batched)
+        for name, x in (("x1", x1), ("x2", x2))
+        if x is not None
+    ]
+    if len(shapes) == 2 and mode in ("trace", "diagonal") and shapes[0][1] != shapes[1][1]:
+        msg = (
+            f"outputs={mode!r} needs as many outputs per example of x1 as of x2, "
+            f"got {shapes[0][1]} and {shapes[1][1]}; outputs='full' compares any two."
+        )
+        raise KernelInputError(msg)
+
+    if mode == "chosen":
+        x1 = (x1, _check_choice("x1", choice1, shapes[0]))
+        x2 = None if x2 is None else (x2, _check_choice("x2", choice2, shapes[1]))
+
+    def side(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O] or [N]
+        if mode == "chosen":
+            x, choice = x
+            return jnp.take_along_axis(flat_f(theta, x), choice[:, None], axis=1)[:, 0]
+        y = flat_f(theta, x)
+        return y.sum(axis=1) if mode == "sum" else y
+
+    def one_example(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [O] or []
+        return side(theta, jax.tree.map(lambda leaf: leaf[None], x))[0]
+
+    one_side = one_example if batched else side
+    return KernelProblem(
+        f1=one_side,
+        f2=one_side,
+        theta=theta,
+        x1=x1,
+        x2=x2,
+        layout=_LAYOUTS[mode],
+        batched=batched,
+        precision=precision,
+    )
+
+
+def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list[jax.Array], Any]:
+    """Separates the leaves to differentiate from those to hold constant.
+
+    Constant are the leaves that are no floating-point arrays (counters, random keys, functions in
+    an Equinox module) and those whose path the filter refuses.
+
+    Returns:
+      The differentiated leaves, and a function from such leaves to the whole params.
+
+    Raises:
+      DtypeError: a leaf is complex.
+      KernelInputError: nothing is left to differentiate, or params looks like the `variables` of
+        a Flax model, running statistics included.
+    """
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1 and not param_filter:
+        others = sorted(str(key) for key in params if key != "params")
+        msg = (
+            f"params holds the collections 'params' and {others}: these look like the variables of "
+            "a Flax model, and the kernel would differentiate running statistics too. Pass "
+            "variables['params'] and close over the rest, or say what to differentiate with "
+            "param_filter=lambda path: path.startswith('params/')."
+        )
+        raise KernelInputError(msg)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    leaves: list[Any] = [leaf for _, leaf in paths]
+    positions = []
+    for i, (path, leaf) in enumerate(paths):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if param_filter is not None and not param_filter(name):
+            continue
+        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)):
+            continue
+        dtype = jnp.result_type(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            msg = (
+                f"params[{name!r}] is {dtype}: the tangent kernel is defined here for real "
+                "parameters. Store its real and imaginary parts as two leaves and combine them in f."
+            )
+            raise DtypeError(msg)
+        if jnp.issubdtype(dtype, jnp.floating):
+            positions.append(i)
+            leaves[i] = jnp.asarray(leaf)
+    if not positions:
+        found = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
+        cause = "param_filter refused them all" if param_filter else "none is floating point"
+        msg = (
+            f"params has no leaf to differentiate: of its {len(leaves)} leaves ({', '.join(found)}) "
+            f"{cause}."
+        )
+        raise KernelInputError(msg)
+
+    def merge(theta: list[jax.Array]) -> PyTree:
+        merged = list(leaves)
+        for i, leaf in zip(positions, theta, strict=True):
+            merged[i] = leaf
+        return treedef.unflatten(merged)
+
+    return [leaves[i] for i in positions], merge
+
+
+def _flatten_outputs(y: PyTree) -> jax.Array:
+    """Joins the leaves [N, ...] of an output to one [N, O]."""
+    leaves = jax.tree.leaves(y)
+    if not leaves:
+        msg = "f returned no array; it must return outputs with the examples on axis 0."
+        raise KernelInputError(msg)
+    for leaf in leaves:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            msg = (
+                f"f returned {dtype}{list(jnp.shape(leaf))}: outputs must be real floating point. "
+                "Return logits rather than classes, and the real and imaginary parts of complex "
+                "numbers as two outputs."
+            )
+            raise DtypeError(msg)
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != jnp.shape(leaves[0])[0]:
+            msg = (
+                f"f returned leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: each needs "
+                "the examples on axis 0. A function of one number per batch can return it as [None]."
+            )
+            raise KernelInputError(msg)
+    return jnp.concatenate([jnp.reshape(y, (y.shape[0], -1)) for y in leaves], axis=1)
+
+
+def _check_side(
+    name: str, flat_f: ApplyFn, theta: list[jax.Array], x: PyTree, batched: bool
+) -> tuple[int, int]:
+    """Returns N and O of one side, after a look at the shapes of what goes in and comes out."""
+    if not batched:
+        n, o = jax.eval_shape(flat_f, theta, x).shape
+        return n, o
+    leaves = jax.tree.leaves(x)
+    sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
+    if len(sizes) != 1 or () in sizes:
+        msg = (
+            f"{name} has leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: with batched=True "
+            "each must have the examples on axis 0, as many in each. Close f over what is no "
+            "example, or say batched=False if f takes the batch as a whole."
+        )
+        raise KernelInputError(msg)
+    ((n,),) = sizes
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
+        jax.eval_shape(lambda x: x, x),
+    )
+    rows, o = jax.eval_shape(flat_f, theta, one).shape
+    if rows != 1:
+        msg = (
+            f"f returned {rows} rows for one example of {name}: with batched=True its outputs "
+            "must have the examples on axis 0. Reshape them, or say batched=False."
+        )
+        raise KernelInputError(msg)
+    return n, o
+
+
+def _parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
+    """Returns the mode and, for chosen logits, the choices for x1 and x2."""
+    if isinstance(outputs, str):
+        if outputs not in _LAYOUTS or outputs == "chosen":
+            modes = [mode for mode in _LAYOUTS if mode != "chosen"]
+            msg = f"outputs={outputs!r} is none of {modes} and no integer array of logits."
+            raise KernelInputError(msg)
+        return outputs, None, None
+    pair = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+    for choice in pair:
+        if not hasattr(choice, "dtype") and not isinstance(choice, (int, list)):
+            msg = (
+                f"outputs={outputs!r}: expected a mode or integers, one logit for each example "
+                "(a pair of arrays if x2 is given)."
+            )
+            raise KernelInputError(msg)
+    if len(pair) != 2:
+        msg = f"outputs has {len(pair)} entries; choose logits with one array, or a pair with x2."
+        raise KernelInputError(msg)
+    if x2 is not None and not isinstance(outputs, tuple) and jnp.ndim(outputs) > 0:
+        msg = (
+            "outputs is one array of chosen logits but x2 is given: pass a pair of arrays "
+            "(for x1, for x2), or one integer for all examples."
+        )
+        raise KernelInputError(msg)
+    return "chosen", *pair
+
+
+def _check_choice(name: str, choice: Any, shape: tuple[int, int]) -> jax.Array:
+    """Returns the chosen logits of one side as an integer array [N]."""
+    n, o = shape
+    dtype = jnp.result_type(choice)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        msg = f"outputs for {name} is {dtype}: chosen logits must be integers."
+        raise DtypeError(msg)
+    if jnp.shape(choice) not in ((), (n,)):
+        msg = f"outputs for {name} has shape {jnp.shape(choice)}; expected ({n},), one per example."
+        raise KernelInputError(msg)
+    if not isinstance(choice, jax.core.Tracer):
+        values = np.asarray(choice)
+        if values.size and not (values.min() >= 0 and values.max() < o):
+            msg = (
+                f"outputs for {name} chooses logits {values.min()} to {values.max()}; f has {o} "
+                f"outputs per example, numbered from 0 to {o - 1}."
+            )
+            raise KernelInputError(msg)
+    return jnp.broadcast_to(jnp.asarray(choice), (n,))
