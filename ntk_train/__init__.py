@@ -1,6 +1,25 @@
-"""The finite-width Neural Tangent Kernel of a real network, fast enough to be a training metric."""
+"""The finite-width Neural Tangent Kernel of a real network, fast enough to be a training metric.
 
+    f, params, x  ->  kernel/    the NTK of any JAX function: `ntk`
+                  ->  spectrum/  eigenvalues, condition number: `kernel_spectrum`
+                  ->  monitor/   a hook in a training loop: `NTKHook`
+                  ->  TensorBoard
+
+`models/`, `data/` and `train/` stand beside this core and use it.
+"""
+
+from ntk_train._version import __version__ as __version__
+from ntk_train.errors import DtypeError as DtypeError
+from ntk_train.errors import KernelInputError as KernelInputError
+from ntk_train.errors import NonFiniteKernelError as NonFiniteKernelError
+from ntk_train.errors import NTKError as NTKError
 from ntk_train.kernel import NtkImplementation as NtkImplementation
 from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel import empirical_ntk_vp_fn as empirical_ntk_vp_fn
 from ntk_train.kernel import ntk as ntk
+from ntk_train.monitor import Convention as Convention
+from ntk_train.monitor import Measurement as Measurement
+from ntk_train.monitor import NTKHook as NTKHook
+from ntk_train.monitor import linen_fn as linen_fn
+from ntk_train.spectrum import Spectrum as Spectrum
+from ntk_train.spectrum import kernel_spectrum as kernel_spectrum

@@ -7,7 +7,7 @@ import jax
 
 
 def lowered_flops(fn: Callable[..., Any], *args: Any) -> float | None:
-    """Floating-point operations of `fn(*args)` by XLA's analysis of the program before optimisation.
+    """Floating-point operations of `fn(*args)`, counted by XLA before it optimises.
 
     Nothing is compiled or run: tracing and lowering alone, and so as cheap as they are. Tracers are
     welcome, among the arguments and in what `fn` closes over: only their shapes count.

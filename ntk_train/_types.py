@@ -15,7 +15,7 @@ P        number of parameters; one entry of a flattened parameter is labelled w
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 
@@ -24,13 +24,6 @@ PyTree: TypeAlias = Any
 
 ApplyFn: TypeAlias = Callable[..., PyTree]
 """`f(params, x) -> outputs`, all three pytrees."""
-
-OutputMode: TypeAlias = Literal["full", "trace", "sum", "diagonal"]
-"""Which part of the kernel over the outputs is wanted; an integer array chooses logits."""
-
-Implementation: TypeAlias = Literal[
-    "auto", "jacobian_contraction", "ntk_vector_products", "structured"
-]
 
 ParamFilter: TypeAlias = Callable[[str], bool]
 """Says for a parameter's path ("Dense_0/kernel") whether to differentiate it."""

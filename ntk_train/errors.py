@@ -19,7 +19,3 @@ class DtypeError(NTKError, TypeError):
 
 class NonFiniteKernelError(NTKError, ArithmeticError):
     """The kernel has NaN or infinite entries, so that its spectrum does not exist."""
-
-
-class CoupledExamplesWarning(UserWarning):
-    """`batched=True` was said of a function whose examples interact."""

@@ -1,4 +1,4 @@
-"""From a function and its parameters to the kernel: the public functions and the implementations."""
+"""From a function and its parameters to the kernel: public functions and implementations."""
 
 from ntk_train.kernel.neural_tangents import NtkImplementation as NtkImplementation
 from ntk_train.kernel.neural_tangents import empirical_ntk_fn as empirical_ntk_fn

@@ -7,6 +7,7 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 """
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -29,16 +30,14 @@ def jacobian_contraction(problem: KernelProblem) -> jax.Array:
     jacobian1 = jacobian(problem.f1, problem.x1)
     jacobian2 = jacobian1 if problem.x2 is None else jacobian(problem.f2, problem.x2)
 
-    def contract(j1: jax.Array, j2: jax.Array) -> jax.Array:
+    def contract(j1: jax.Array, j2: jax.Array, size: int) -> jax.Array:
         return jnp.einsum(
             f"{layout.left}w,{layout.right}w->{layout.out}",
-            j1.reshape(*j1.shape[: len(layout.left)], -1),  # [*layout.left, w]
-            j2.reshape(*j2.shape[: len(layout.right)], -1),  # [*layout.right, w]
+            j1.reshape(*j1.shape[: len(layout.left)], size),  # [*layout.left, w]
+            j2.reshape(*j2.shape[: len(layout.right)], size),  # [*layout.right, w]
             precision=problem.precision or "highest",
             preferred_element_type=jnp.promote_types(j1.dtype, jnp.float32),
         )
 
-    kernel = contract(jacobian1[0], jacobian2[0])
-    for j1, j2 in zip(jacobian1[1:], jacobian2[1:], strict=True):
-        kernel += contract(j1, j2)
-    return kernel
+    sizes = [leaf.size for leaf in problem.theta]
+    return functools.reduce(operator.add, map(contract, jacobian1, jacobian2, sizes))

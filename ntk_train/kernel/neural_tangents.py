@@ -1,9 +1,9 @@
-"""A drop-in for the empirical kernels of `neural-tangents` 0.6.5: its names, axes and normalisation.
+"""A drop-in for the empirical kernels of `neural-tangents` 0.6.5: its names, axes and scaling.
 
 Differences to `ntk_train.ntk`: the axes of the kernel are those of the outputs, zipped
-(`[N, M, O, P]` rather than `[N, O, M, P]`); traces are divided by the number of traced outputs, so a
-learning rate tuned on one kernel is scaled by that number for the other; leaves of an output pytree
-have their kernels apart, without the terms between them.
+(`[N, M, O, O]` rather than `[N, O, M, O]`); traces are divided by the number of traced outputs, so
+that a learning rate tuned on one kernel is scaled by that number for the other; leaves of an output
+pytree have their kernels apart, without the terms between them.
 
 >>> import jax, jax.numpy as jnp, ntk_train
 >>> f = lambda params, x: jnp.tanh(x @ params)
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel.ntk import solve
+from ntk_train.kernel.auto import IMPLEMENTATIONS, implementation_for
 from ntk_train.kernel.problem import split_params
 
 
@@ -73,9 +73,9 @@ def empirical_ntk_fn(
     Returns:
       `ntk_fn(x1, x2, params, **kwargs)`; `x2=None` is the kernel of x1 with itself. Keyword
       arguments go to f; a pair is split, its first for x1 and its second for x2 (unless that is
-      None), and a key `rng` is folded for x2 unless both inputs are equal. The kernel has the structure of the outputs
-      and, for each, the axes of `f(params, x1)` zipped with those of `f(params, x2)`: traced
-      ones are absent, diagonal ones stand once.
+      None), and a key `rng` is folded for x2 unless both inputs are equal. The kernel has the
+      structure of the outputs and, for each, the axes of `f(params, x1)` zipped with those of
+      `f(params, x2)`: traced ones are absent, diagonal ones stand once.
 
     Raises:
       KernelInputError: an axis out of range, or both traced and diagonal, or sizes that differ.
@@ -115,7 +115,8 @@ def empirical_ntk_fn(
                 batched=axis is not None,
                 precision=None,
             )
-            return solve(problem, name) / size
+            solve = IMPLEMENTATIONS[implementation_for(problem, name)]
+            return solve(problem) / size
 
         outputs1 = jax.eval_shape(lambda p: f(p, x1, **kwargs1), params)
         outputs2 = outputs1
@@ -123,8 +124,9 @@ def empirical_ntk_fn(
             outputs2 = jax.eval_shape(lambda p: f(p, x2, **kwargs2), params)
         leaves1, treedef = jax.tree.flatten(outputs1)
         shapes = zip(leaves1, jax.tree.leaves(outputs2), strict=True)
-        return treedef.unflatten(
-            [kernel(i, leaf1.shape, leaf2.shape) for i, (leaf1, leaf2) in enumerate(shapes)]
+        return jax.tree.unflatten(
+            treedef,
+            [kernel(i, leaf1.shape, leaf2.shape) for i, (leaf1, leaf2) in enumerate(shapes)],
         )
 
     return ntk_fn
@@ -195,7 +197,7 @@ class _Side:
             leaf if axis is None else jnp.expand_dims(next(examples), axis)
             for leaf, axis in zip(self._leaves, self._axes, strict=True)
         ]
-        return self._treedef.unflatten(leaves)
+        return jax.tree.unflatten(self._treedef, leaves)
 
     def output_axes(self, outputs: PyTree) -> list[int | None]:
         """The axis of examples of each leaf of the outputs, None if the batch is one example."""
@@ -257,7 +259,9 @@ def _layout(
             )
             raise KernelInputError(msg)
     letters = iter(string.ascii_lowercase.replace("w", ""))  # w labels entries of a parameter
-    left, right, out = [], [], []
+    left: list[str] = []
+    right: list[str] = []
+    out: list[str] = []
     for axis in range(ndim):
         one = next(letters)
         other = one if axis in (*traced, *diagonal) else next(letters)
@@ -296,10 +300,8 @@ def _split_kwargs(
 
 
 def _equal(x1: PyTree, x2: PyTree) -> jax.Array | bool:
-    """Whether two pytrees of arrays have the same structure, shapes and numbers."""
+    """Whether two pytrees of arrays have leaves of the same shapes and numbers."""
     leaves1, leaves2 = jax.tree.leaves(x1), jax.tree.leaves(x2)
-    if jax.tree.structure(x1) != jax.tree.structure(x2):
-        return False
-    if any(jnp.shape(a) != jnp.shape(b) for a, b in zip(leaves1, leaves2, strict=True)):
+    if [jnp.shape(leaf) for leaf in leaves1] != [jnp.shape(leaf) for leaf in leaves2]:
         return False
     return jnp.all(jnp.stack([jnp.all(a == b) for a, b in zip(leaves1, leaves2, strict=True)]))

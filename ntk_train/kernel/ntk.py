@@ -14,19 +14,16 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
+import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_train._types import ApplyFn, KernelProblem, OutputMode, ParamFilter, PyTree
+from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel.auto import IMPLEMENTATIONS, choose_implementation
+from ntk_train.kernel.auto import IMPLEMENTATIONS, implementation_for
 from ntk_train.kernel.problem import make_problem
-
-_STRUCTURED_PENDING = (
-    "implementation='structured' is not available yet; use 'auto', 'jacobian_contraction' or "
-    "'ntk_vector_products'."
-)
 
 
 def ntk(
@@ -35,7 +32,7 @@ def ntk(
     x1: PyTree,
     x2: PyTree | None = None,
     *,
-    outputs: OutputMode | Array | int | list[int] | tuple = "full",
+    outputs: str | Array | np.ndarray | int | list | tuple = "full",
     implementation: str = "auto",
     batched: bool = True,
     precision: str | None = "highest",
@@ -84,30 +81,32 @@ def ntk(
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
     with precision_of_products(precision):
-        problem = make_problem(
+        problem, name = resolve(
             f,
             params,
             x1,
             x2,
             outputs=outputs,
+            implementation=implementation,
             batched=batched,
             precision=precision,
             param_filter=param_filter,
         )
-        return solve(problem, implementation)
+        return IMPLEMENTATIONS[name](problem)
 
 
-def solve(problem: KernelProblem, implementation: str) -> jax.Array:
-    """The kernel of a problem by the named implementation."""
-    if implementation == "structured":
-        raise NotImplementedError(_STRUCTURED_PENDING)
-    if implementation == "auto":
-        implementation = choose_implementation(problem)
-    if implementation not in IMPLEMENTATIONS:
-        names = ["auto", *IMPLEMENTATIONS]
-        msg = f"implementation={implementation!r} is none of {names}."
-        raise KernelInputError(msg)
-    return IMPLEMENTATIONS[implementation](problem)
+def resolve(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None = None,
+    *,
+    implementation: str,
+    **options: Any,
+) -> tuple[KernelProblem, str]:
+    """What `ntk` would compute, and by which implementation, for the same arguments."""
+    problem = make_problem(f, params, x1, x2, **options)
+    return problem, implementation_for(problem, implementation)
 
 
 @contextlib.contextmanager

@@ -45,8 +45,7 @@ def _unshared(layout: KernelLayout) -> str:
 def _columns(problem: KernelProblem, layout: KernelLayout, x1: PyTree, x2: PyTree) -> jax.Array:
     """Columns of the kernel: [*layout.right, *unshared labels of layout.left].
 
-    Of the labels that stand on both sides only the diagonal is kept, column by column, so that a
-    trace never holds the full kernel.
+    Of the labels that stand on both sides only the diagonal is kept, column by column.
     """
     theta = problem.theta
     y2, pullback = jax.vjp(lambda theta: problem.f2(theta, x2), theta)

@@ -6,6 +6,7 @@ the outputs and of chosen logits are the full kernels of functions with one outp
 such: an implementation knows full, trace and diagonal alone.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,7 +122,7 @@ def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list
         if jnp.issubdtype(dtype, jnp.complexfloating):
             msg = (
                 f"params[{name!r}] is {dtype}: the tangent kernel is defined here for real "
-                "parameters. Store its real and imaginary parts as two leaves and combine them in f."
+                "parameters. Store real and imaginary parts as two leaves and combine them in f."
             )
             raise DtypeError(msg)
         if jnp.issubdtype(dtype, jnp.floating):
@@ -131,8 +132,8 @@ def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list
         found = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
         cause = "param_filter refused them all" if param_filter else "none is floating point"
         msg = (
-            f"params has no leaf to differentiate: of its {len(leaves)} leaves ({', '.join(found)}) "
-            f"{cause}."
+            f"params has no leaf to differentiate: of its {len(leaves)} leaves "
+            f"({', '.join(found)}) {cause}."
         )
         raise KernelInputError(msg)
 
@@ -140,7 +141,7 @@ def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list
         merged = list(leaves)
         for i, leaf in zip(positions, theta, strict=True):
             merged[i] = leaf
-        return treedef.unflatten(merged)
+        return jax.tree.unflatten(treedef, merged)
 
     return [leaves[i] for i in positions], merge
 
@@ -163,10 +164,11 @@ def _flatten_outputs(y: PyTree) -> jax.Array:
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != jnp.shape(leaves[0])[0]:
             msg = (
                 f"f returned leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: each needs "
-                "the examples on axis 0. A function of one number per batch can return it as [None]."
+                "the examples on axis 0. A function with one number per batch can return it [None]."
             )
             raise KernelInputError(msg)
-    return jnp.concatenate([jnp.reshape(y, (y.shape[0], -1)) for y in leaves], axis=1)
+    flat = [jnp.reshape(y, (y.shape[0], math.prod(y.shape[1:]))) for y in leaves]
+    return jnp.concatenate(flat, axis=1)
 
 
 def _check_side(
@@ -180,9 +182,9 @@ def _check_side(
     sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
     if len(sizes) != 1 or () in sizes:
         msg = (
-            f"{name} has leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: with batched=True "
-            "each must have the examples on axis 0, as many in each. Close f over what is no "
-            "example, or say batched=False if f takes the batch as a whole."
+            f"{name} has leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: with "
+            "batched=True each must have the examples on axis 0, as many in each. Close f over "
+            "what is no example, or say batched=False if f takes the batch as a whole."
         )
         raise KernelInputError(msg)
     ((n,),) = sizes
@@ -209,17 +211,19 @@ def _parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
             raise KernelInputError(msg)
         return outputs, None, None
     pair = outputs if isinstance(outputs, tuple) else (outputs, outputs)
-    for choice in pair:
-        if not hasattr(choice, "dtype") and not isinstance(choice, (int, list)):
-            msg = (
-                f"outputs={outputs!r}: expected a mode or integers, one logit for each example "
-                "(a pair of arrays if x2 is given)."
-            )
-            raise KernelInputError(msg)
+    pair = tuple(
+        np.asarray(choice) if isinstance(choice, (int, list)) else choice for choice in pair
+    )
+    if any(not hasattr(choice, "dtype") for choice in pair):
+        msg = (
+            f"outputs={outputs!r}: expected a mode or integers, one logit for each example (a "
+            "pair of arrays if x2 is given)."
+        )
+        raise KernelInputError(msg)
     if len(pair) != 2:
         msg = f"outputs has {len(pair)} entries; choose logits with one array, or a pair with x2."
         raise KernelInputError(msg)
-    if x2 is not None and not isinstance(outputs, tuple) and jnp.ndim(outputs) > 0:
+    if x2 is not None and not isinstance(outputs, tuple) and pair[0].ndim > 0:
         msg = (
             "outputs is one array of chosen logits but x2 is given: pass a pair of arrays "
             "(for x1, for x2), or one integer for all examples."
@@ -231,12 +235,11 @@ def _parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
 def _check_choice(name: str, choice: Any, shape: tuple[int, int]) -> jax.Array:
     """Returns the chosen logits of one side as an integer array [N]."""
     n, o = shape
-    dtype = jnp.result_type(choice)
-    if not jnp.issubdtype(dtype, jnp.integer):
-        msg = f"outputs for {name} is {dtype}: chosen logits must be integers."
+    if not jnp.issubdtype(choice.dtype, jnp.integer):
+        msg = f"outputs for {name} is {choice.dtype}: chosen logits must be integers."
         raise DtypeError(msg)
-    if jnp.shape(choice) not in ((), (n,)):
-        msg = f"outputs for {name} has shape {jnp.shape(choice)}; expected ({n},), one per example."
+    if choice.shape not in ((), (n,)):
+        msg = f"outputs for {name} has shape {choice.shape}; expected ({n},), one per example."
         raise KernelInputError(msg)
     if not isinstance(choice, jax.core.Tracer):
         values = np.asarray(choice)

@@ -1,0 +1,1 @@
+"""One file per figure or claim; each states its command, hardware and expected result."""

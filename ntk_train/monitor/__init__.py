@@ -1,0 +1,6 @@
+"""From a training loop to TensorBoard: when to measure, what to write, and to survive failures."""
+
+from ntk_train.monitor.adapters import linen_fn as linen_fn
+from ntk_train.monitor.convention import Convention as Convention
+from ntk_train.monitor.hook import Measurement as Measurement
+from ntk_train.monitor.hook import NTKHook as NTKHook

@@ -1,0 +1,62 @@
+"""When a hook runs: every so many steps, on given steps, every so many seconds."""
+
+import time
+from collections.abc import Collection
+
+from ntk_train.errors import KernelInputError
+
+
+class Schedule:
+    """Decides at each step of a loop, skipped and repeated steps included, whether to run.
+
+    A step that was skipped over counts as reached by the next call, so that a loop which calls
+    only now and then misses nothing. A step that ran does not run again.
+
+    Args:
+      every_steps: run at every multiple of this, step 0 included.
+      on_steps: run at each of these steps.
+      every_secs: run at the first call, and whenever so many seconds have passed since a run.
+      last_step: run at this step too, whatever the others say.
+
+    Raises:
+      KernelInputError: no rule is given, or one that is not positive.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_steps: int | None = None,
+        on_steps: Collection[int] = (),
+        every_secs: float | None = None,
+        last_step: int | None = None,
+    ) -> None:
+        for name, value in (("every_steps", every_steps), ("every_secs", every_secs)):
+            if value is not None and not value > 0:
+                msg = f"{name}={value!r} must be positive; leave it None to switch this rule off."
+                raise KernelInputError(msg)
+        if every_steps is None and not on_steps and every_secs is None:
+            msg = "The hook would never run: give every_steps, on_steps or every_secs."
+            raise KernelInputError(msg)
+        self._every_steps = every_steps
+        self._every_secs = every_secs
+        self._on_steps = frozenset(on_steps) | ({last_step} if last_step is not None else set())
+        self._previous: int | None = None
+        self._last_run: tuple[int, float] | None = None
+
+    def due(self, step: int, t: float | None = None) -> bool:
+        """Whether to run now. `t` is the time in seconds, by default `time.time()`."""
+        t = time.time() if t is None else t
+        previous = self._previous
+        if previous is None or step < previous:  # the start, or a loop that was set back
+            previous = step - 1
+        self._previous = step
+        if self._last_run is not None and self._last_run[0] == step:
+            return False
+        due = any(previous < on_step <= step for on_step in self._on_steps)
+        if self._every_steps is not None:
+            due |= step // self._every_steps > previous // self._every_steps
+        if self._every_secs is not None:
+            due |= self._last_run is None or t - self._last_run[1] >= self._every_secs
+        if due:
+            self._last_run = (step, t)
+        return due

@@ -1,0 +1,152 @@
+r"""The spectrum of a dense kernel, in float64 on the host, with its noise floor.
+
+    Theta = U diag(lambda) U^T,    kappa = lambda_max / lambda_min,
+    effective rank = (sum_i lambda_i)^2 / sum_i lambda_i^2
+
+A kernel computed in floating point with unit roundoff eps has eigenvalues that are uncertain by
+about n eps lambda_max (Weyl's inequality with the usual bound on a rounded Gram product; G. Golub,
+C. Van Loan, *Matrix Computations*, 4th edition, section 8.1). Below this floor an eigenvalue is
+noise: it is reported as it is, never clipped and nothing is added to it, but the condition number
+is then stated as a lower bound, lambda_max over the floor, and the numerical rank says how many
+eigenvalues stand above it.
+
+>>> import numpy as np, ntk_train
+>>> s = ntk_train.kernel_spectrum(np.diag([4.0, 2.0, 1.0]))
+>>> s.condition_number, s.condition_is_lower_bound, s.numerical_rank
+(4.0, False, 3)
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_train.errors import KernelInputError, NonFiniteKernelError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenvalues of one kernel and what follows from them; plain floats and float64 arrays.
+
+    Attributes:
+      eigenvalues: [n] float64, descending; of a kernel [N, O, N, O] n is N O.
+      noise_floor: n eps lambda_max; eigenvalues at or below it are rounding noise.
+    """
+
+    eigenvalues: np.ndarray
+    noise_floor: float
+
+    @property
+    def lambda_max(self) -> float:
+        """The largest eigenvalue; 2 / lambda_max bounds a stable learning rate."""
+        return float(self.eigenvalues[0])
+
+    @property
+    def lambda_min(self) -> float:
+        """The smallest eigenvalue as computed, negative or below the noise floor if it is so."""
+        return float(self.eigenvalues[-1])
+
+    @property
+    def condition_is_lower_bound(self) -> bool:
+        """Whether lambda_min is noise, so that the condition number is only known to be larger."""
+        return self.lambda_min <= self.noise_floor
+
+    @property
+    def condition_number(self) -> float:
+        """lambda_max / lambda_min, or lambda_max / noise_floor where lambda_min is noise.
+
+        NaN for a kernel of zeros, or one with no positive eigenvalue.
+        """
+        if self.lambda_max <= 0:
+            return math.nan
+        return self.lambda_max / max(self.lambda_min, self.noise_floor)
+
+    @property
+    def numerical_rank(self) -> int:
+        """How many eigenvalues are above the noise floor."""
+        return int(np.sum(self.eigenvalues > self.noise_floor))
+
+    @property
+    def trace(self) -> float:
+        """The sum of the eigenvalues."""
+        return float(self.eigenvalues.sum())
+
+    @property
+    def effective_rank(self) -> float:
+        """The participation ratio trace^2 / ||Theta||_F^2, from 1 to n; 0 for a kernel of zeros.
+
+        Equal eigenvalues give n, one dominant eigenvalue gives 1. Noise adds to it only in the
+        second order of the floor.
+        """
+        squares = float(np.sum(self.eigenvalues**2))
+        return self.trace**2 / squares if squares > 0 else 0.0
+
+    def scalars(self) -> dict[str, float]:
+        """The numbers by the names under which they are logged."""
+        return {
+            "lambda_max": self.lambda_max,
+            "lambda_min": self.lambda_min,
+            "noise_floor": self.noise_floor,
+            "condition_number": self.condition_number,
+            "condition_is_lower_bound": float(self.condition_is_lower_bound),
+            "numerical_rank": float(self.numerical_rank),
+            "trace": self.trace,
+            "effective_rank": self.effective_rank,
+        }
+
+
+def kernel_spectrum(kernel: Any, *, eps: float | None = None) -> Spectrum:
+    """Eigenvalues of a kernel, and its noise floor.
+
+    Args:
+      kernel: real array [N, N] or [N, O, N, O], on the device or the host. It is symmetrised
+        before the decomposition, so that rounding in one triangle does not decide.
+      eps: relative rounding error of an entry of the kernel. By default that of the kernel's
+        dtype; a kernel whose products were rounded to fewer bits needs its own (2**-11 for TF32).
+
+    Returns:
+      A `Spectrum`.
+
+    Raises:
+      KernelInputError: the array is no square kernel, is empty, or is far from symmetric.
+      NonFiniteKernelError: the kernel has NaN or infinite entries; the text says how many.
+    """
+    kernel = np.asarray(kernel)
+    if eps is None:  # of the dtype in which the kernel was computed, whatever it is cast to here
+        is_float = jnp.issubdtype(kernel.dtype, jnp.floating)
+        eps = float(jnp.finfo(kernel.dtype if is_float else np.float64).eps)
+    matrix = _as_matrix(kernel)
+    n = len(matrix)
+    bad = int(np.sum(~np.isfinite(matrix)))
+    if bad:
+        msg = (
+            f"The kernel has {bad} NaN or infinite entries of {matrix.size}, so it has no "
+            "spectrum: parameters, inputs or outputs of the network are not finite, or overflow."
+        )
+        raise NonFiniteKernelError(msg)
+    asymmetry = np.max(np.abs(matrix - matrix.T))
+    if asymmetry > 0.01 * np.max(np.abs(matrix)):
+        msg = (
+            f"kernel is not symmetric: entries differ from their mirror images by up to "
+            f"{asymmetry:.3g}. A kernel of x1 with other inputs x2 has no spectrum; use x2=None."
+        )
+        raise KernelInputError(msg)
+    eigenvalues = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1]
+    return Spectrum(eigenvalues, n * eps * max(float(eigenvalues[0]), 0.0))
+
+
+def _as_matrix(kernel: np.ndarray) -> np.ndarray:
+    shape = kernel.shape
+    if len(shape) == 4 and shape[:2] == shape[2:]:
+        kernel = kernel.reshape(shape[0] * shape[1], -1)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or kernel.size == 0:
+        hint = (
+            " This looks like outputs='diagonal': take one output at a time, kernel[..., o]."
+            if len(shape) == 3
+            else " A kernel of x1 with other inputs x2 has no eigenvalues; use x2=None."
+        )
+        msg = f"kernel has shape {shape}; expected [N, N] or [N, O, N, O] with N, O > 0.{hint}"
+        raise KernelInputError(msg)
+    return kernel.astype(np.float64)

@@ -1,0 +1,178 @@
+"""Laws that hold for every implementation on every case of the bank."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_train import ntk
+from tests import oracle
+from tests.bank import BANK
+
+IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products"]
+DTYPES = {"float64": 1e-10, "float32": 2e-6}
+
+over_bank = pytest.mark.parametrize("case", BANK, ids=lambda case: case.name)
+over_implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+
+
+@functools.cache
+def expected(case, dtype, other):
+    f, params, x1, x2 = case.make(dtype)
+    full = oracle.kernel(f, params, x1, x2 if other else None, forward=case.forward)
+    chosen1, chosen2 = choices(full, other)
+    n, m = np.ix_(range(full.shape[0]), range(full.shape[2]))
+    return {
+        "full": full,
+        "trace": np.einsum("nomo->nm", full),
+        "sum": full.sum(axis=(1, 3)),
+        "diagonal": np.einsum("nomo->nmo", full),
+        "chosen": full[n, chosen1[:, None], m, chosen2[None, :]],
+    }
+
+
+def choices(full, other):
+    """A logit for each example, of both sides."""
+    o = full.shape[1]
+    first = np.arange(full.shape[0]) % o
+    return first, (np.arange(full.shape[2]) + 1) % o if other else first
+
+
+@over_bank
+@over_implementations
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
+def test_every_mode_equals_the_oracle(case, implementation, dtype, other):
+    f, params, x1, x2 = case.make(dtype)
+    want = expected(case, dtype, other)
+    chosen1, chosen2 = choices(want["full"], other)
+
+    @jax.jit
+    def all_modes(params, x1, x2):
+        options = {"implementation": implementation, "batched": case.batched}
+        modes = {"chosen": (chosen1, chosen2) if other else chosen1}
+        modes |= {mode: mode for mode in want if mode != "chosen"}
+        return {m: ntk(f, params, x1, x2, outputs=modes[m], **options) for m in modes}
+
+    inputs = params, x1, x2 if other else None
+    if implementation in case.gaps:
+        with pytest.raises(case.gaps[implementation]):
+            all_modes(*inputs)
+        return
+    got = all_modes(*inputs)
+    for mode, kernel in want.items():
+        assert got[mode].dtype == dtype
+        # Entries can cancel; what they are sums of cannot be smaller than the full kernel.
+        scale = max(np.abs(kernel).max(), np.abs(want["full"]).max())
+        error = np.abs(got[mode] - kernel).max() / scale
+        assert error < DTYPES[dtype], (mode, error)
+
+
+@over_bank
+def test_auto_takes_one_that_works(case):
+    f, params, x1, _ = case.make("float64")
+    got = jax.jit(functools.partial(ntk, f, batched=case.batched))(params, x1)
+    np.testing.assert_allclose(got, expected(case, "float64", False)["full"], atol=1e-10)
+
+
+@over_bank
+def test_symmetric_and_positive_semidefinite(case):
+    f, params, x1, _ = case.make("float64")
+    kernel = jax.jit(functools.partial(ntk, f, batched=case.batched))(params, x1)
+    matrix = np.asarray(kernel).reshape(kernel.shape[0] * kernel.shape[1], -1)
+    scale = np.abs(matrix).max()
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-13 * scale)
+    assert np.linalg.eigvalsh(matrix).min() > -1e-12 * scale
+
+
+@over_implementations
+def test_permuted_examples_permute_the_kernel(implementation):
+    f, params, x1, _ = BANK[1].make("float64")
+    order = np.array([2, 0, 3, 1])
+    kernel = ntk(f, params, x1, implementation=implementation)
+    permuted = ntk(f, params, x1[order], implementation=implementation)
+    np.testing.assert_allclose(permuted, kernel[order][:, :, order], rtol=1e-12)
+
+
+@over_implementations
+@pytest.mark.parametrize("outputs", ["full", "trace"])
+def test_vmap_over_inputs_and_over_parameters(implementation, outputs):
+    f, params, x1, x2 = BANK[1].make("float64")
+    one = functools.partial(ntk, f, outputs=outputs, implementation=implementation)
+    batches = jnp.stack([x1, -x1])
+    got = jax.vmap(one, (None, 0, None))(params, batches, x2)
+    np.testing.assert_allclose(got[1], one(params, -x1, x2), rtol=1e-12)
+    ensemble = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    got = jax.vmap(one, (0, None))(ensemble, x1)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, params)
+    np.testing.assert_allclose(got[1], one(doubled, x1), rtol=1e-12)
+
+
+@over_implementations
+@pytest.mark.parametrize("argument", ["params", "x"])
+def test_differentiable_in_parameters_and_inputs(implementation, argument):
+    f, params, x1, _ = BANK[1].make("float64")
+    kernel = lambda params, x: ntk(f, params, x, implementation=implementation).sum()
+    direction = jax.tree.map(jnp.cos, params if argument == "params" else x1)
+
+    def moved(t):
+        step = lambda leaf, d: leaf + t * d
+        if argument == "params":
+            return kernel(jax.tree.map(step, params, direction), x1)
+        return kernel(params, step(x1, direction))
+
+    got = jax.grad(moved)(0.0)
+    np.testing.assert_allclose(got, (moved(1e-5) - moved(-1e-5)) / 2e-5, rtol=1e-7)
+
+
+def test_auto_under_vmap_and_grad_with_closed_over_tracers():
+    f, params, x1, _ = BANK[1].make("float64")
+
+    def of_scale(scale):
+        return ntk(lambda params, x: scale * f(params, x), params, x1, outputs="trace").sum()
+
+    np.testing.assert_allclose(jax.jit(jax.grad(of_scale))(2.0), 4 * of_scale(1.0), rtol=1e-12)
+    got = jax.vmap(of_scale)(jnp.array([1.0, 3.0]))
+    np.testing.assert_allclose(got[1], 9 * got[0], rtol=1e-12)
+
+
+def test_auto_takes_the_one_with_fewer_operations():
+    from ntk_train.kernel.ntk import resolve
+
+    options = {"outputs": "full", "batched": True, "precision": None, "param_filter": None}
+    wide = jnp.ones((256, 256)), jnp.ones((2, 256))
+    # One product of matrices: its Jacobian is O times as large as the weight, a pass is not.
+    _, name = resolve(lambda w, x: x @ w, *wide, implementation="auto", **options)
+    assert name == "ntk_vector_products"
+
+    def unrolled(w, x):
+        for _ in range(50):
+            x = jnp.sin(x @ w)
+        return x.sum(axis=1, keepdims=True)
+
+    small = jnp.ones((4, 4)), jnp.ones((16, 4))
+    _, name = resolve(unrolled, *small, implementation="auto", **options)
+    assert name == "jacobian_contraction"
+
+
+@over_implementations
+def test_low_precision_parameters_accumulate_in_float32(implementation):
+    f, params, x1, _ = BANK[0].make("bfloat16")
+    kernel = ntk(f, params, x1, implementation=implementation)
+    assert kernel.dtype == jnp.float32
+    want = oracle.kernel(f, params, x1)
+    np.testing.assert_allclose(kernel, want, atol=0.02 * np.abs(want).max())
+
+
+def test_a_trace_never_holds_the_full_kernel():
+    n, o = 64, 64
+    f = lambda w, x: jnp.sin(x @ w)
+    shapes = jax.ShapeDtypeStruct((4, o), jnp.float32), jax.ShapeDtypeStruct((n, 4), jnp.float32)
+    traced = jax.jit(
+        functools.partial(ntk, f, outputs="trace", implementation="jacobian_contraction")
+    )
+    analysis = traced.lower(*shapes).compile().memory_analysis()
+    full = 4 * (n * o) ** 2
+    assert analysis.temp_size_in_bytes < full / 2

@@ -1,0 +1,111 @@
+"""The drop-in against kernels that neural-tangents 0.6.5 itself computed."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ntk_train
+from ntk_train import KernelInputError, NtkImplementation, empirical_ntk_fn, empirical_ntk_vp_fn
+from tests.kernel import neural_tangents_cases as cases
+
+KEPT = np.load(pathlib.Path(__file__).parent / "neural_tangents_0_6_5.npz")
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+@pytest.mark.parametrize(("axes", "vmap_axes", "other"), cases.COMBINATIONS)
+def test_equals_the_kernels_of_neural_tangents(axes, vmap_axes, other, implementation):
+    x1, x2, params, kwargs = cases.arguments(vmap_axes, other)
+    kernel_fn = empirical_ntk_fn(
+        cases.network, *cases.AXES[axes], cases.VMAP_AXES[vmap_axes], implementation
+    )
+    want = KEPT[f"{axes}-{vmap_axes}-{'x2' if other else 'x1'}"]
+    got = jax.jit(kernel_fn)(x1, x2, params, **kwargs)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, atol=1e-12 * np.abs(want).max())
+
+
+def test_auto_and_enum():
+    x1, x2, params, _ = cases.arguments("front", True)
+    auto = empirical_ntk_fn(cases.network, vmap_axes=0, implementation=NtkImplementation.AUTO)
+    want = KEPT["default-front-x2"]
+    np.testing.assert_allclose(jax.jit(auto)(x1, x2, params), want, atol=1e-12)
+    assert [int(member) for member in NtkImplementation] == [0, 1, 2, 3]
+
+
+def test_trace_is_the_mean_of_ours():
+    x1, _, params, _ = cases.arguments("front", False)
+    mean = empirical_ntk_fn(cases.network, (1, 2, 3), vmap_axes=0)(x1, None, params)
+    ours = ntk_train.ntk(cases.network, params, x1, outputs="trace")
+    np.testing.assert_allclose(18 * mean, ours, rtol=1e-12)
+
+
+def test_leaves_of_an_output_have_their_kernels_apart():
+    f = lambda params, x: {"a": jnp.sin(x @ params), "b": [(x @ params).sum(1)]}
+    params, x = jnp.arange(6.0).reshape(3, 2), jnp.ones((4, 3))
+    got = empirical_ntk_fn(f, trace_axes=(), vmap_axes=0)(x, None, params)
+    assert got["a"].shape == (4, 4, 2, 2)
+    np.testing.assert_allclose(got["b"][0], np.full((4, 4), 6.0))
+
+
+def test_other_positions_of_the_axis_of_examples():
+    def f(params, x):  # x [3, N] -> [2, N]
+        return jnp.tanh(params @ x["x"])
+
+    x, params = {"x": jnp.arange(12.0).reshape(3, 4) / 10}, jnp.arange(6.0).reshape(2, 3) / 5
+    whole = empirical_ntk_fn(f, trace_axes=(0,))(x, None, params)
+    mapped = empirical_ntk_fn(f, trace_axes=(0,), vmap_axes=-1)(x, None, params)
+    assert mapped.shape == (4, 4)
+    np.testing.assert_allclose(mapped, whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", [1, 2])
+def test_random_keys_are_folded_and_pairs_are_split(implementation):
+    def f(params, x, rng, on):
+        keep = jax.random.bernoulli(rng, 0.5, x.shape)
+        return jnp.where(keep, x, 0) @ params if on else x @ params
+
+    params, x = jnp.ones((30, 1)), jnp.ones((2, 30))
+    kernel_fn = empirical_ntk_fn(f, implementation=implementation)
+    key = jax.random.key(0)
+    same = kernel_fn(x, None, params, rng=key, on=True)
+    np.testing.assert_allclose(kernel_fn(x, x, params, rng=key, on=True), same)
+    other = kernel_fn(x, 2 * x, params, rng=key, on=True)
+    assert not np.allclose(other, 2 * same)
+    # The second side without dropout: 2 x the number of entries that the first side kept.
+    split = kernel_fn(x, 2 * x, params, rng=key, on=(True, False))
+    keys = kernel_fn(x, 2 * x, params, rng=(key, jax.random.key(1)), on=True)
+    np.testing.assert_allclose(np.diag(split), 2 * np.diag(same))
+    assert not np.allclose(keys, split)
+
+
+def test_vector_products_multiply_by_the_kernel():
+    x1, x2, params, _ = cases.arguments("front", True)
+    kernel = ntk_train.ntk(cases.network, params, x1, x2)  # [N, O, M, O]
+    v = jnp.cos(jnp.arange(36.0)).reshape(2, 18)
+    product = empirical_ntk_vp_fn(cases.network, x1, x2, params)(v.reshape(2, 3, 3, 2))
+    want = np.einsum("nomp,mp->no", kernel, v)
+    np.testing.assert_allclose(product.reshape(2, 18), want, rtol=1e-10)
+    alone = empirical_ntk_vp_fn(cases.network, x1, None, params)(v.reshape(2, 3, 3, 2))
+    want = np.einsum("nomp,mp->no", ntk_train.ntk(cases.network, params, x1), v)
+    np.testing.assert_allclose(alone.reshape(2, 18), want, rtol=1e-10)
+
+
+def test_wrong_axes_say_which():
+    x1, _, params, _ = cases.arguments("front", False)
+    with pytest.raises(KernelInputError, match=r"trace_axes=.*4 axes"):
+        empirical_ntk_fn(cases.network, trace_axes=(7,))(x1, None, params)
+    with pytest.raises(KernelInputError, match="share an axis"):
+        empirical_ntk_fn(cases.network, (1,), (-3,))(x1, None, params)
+    with pytest.raises(KernelInputError, match="axis 0 is traced"):
+        empirical_ntk_fn(cases.network, (0,))(x1, x1[:1], params)
+    with pytest.raises(KernelInputError, match="does not fit"):
+        empirical_ntk_fn(cases.network, vmap_axes=((0, 0), 0, {}))(x1, None, params)
+    with pytest.raises(KernelInputError, match="not for each of the outputs"):
+        empirical_ntk_fn(cases.network, vmap_axes=(0, None, {}))(x1, None, params)
+    with pytest.raises(ValueError, match="9"):
+        empirical_ntk_fn(cases.network, implementation=9)
+    with pytest.raises(NotImplementedError, match="structured"):
+        empirical_ntk_fn(cases.network, implementation=3)(x1, None, params)

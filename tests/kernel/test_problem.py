@@ -1,0 +1,115 @@
+"""What is wrong with the arguments is said: the name, what came, what was expected, the remedy."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_train import DtypeError, KernelInputError, ntk
+
+PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
+X = jnp.arange(12.0).reshape(4, 3) / 10
+
+
+def f(params, x):
+    return jnp.tanh(x @ params["w"] + params["b"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "match"),
+    [
+        ({"f": 3}, TypeError, "f must be a function"),
+        ({"params": {}}, KernelInputError, "params has no leaf to differentiate"),
+        ({"params": {"w": jnp.arange(3)}}, KernelInputError, "none is floating point"),
+        ({"param_filter": lambda path: False}, KernelInputError, "param_filter refused them all"),
+        ({"params": {"w": jnp.ones(3) * 1j}}, DtypeError, r"params\['w'\] is complex128"),
+        (
+            {"params": {"params": PARAMS, "batch_stats": X}},
+            KernelInputError,
+            r"variables\['params'\]",
+        ),
+        ({"x1": 3.0}, KernelInputError, "x1 has leaves of shapes"),
+        ({"x1": {"a": X, "b": X[:2]}}, KernelInputError, "x1 has leaves of shapes"),
+        ({"x2": jnp.ones(())}, KernelInputError, "x2 has leaves of shapes"),
+        ({"outputs": "traced"}, KernelInputError, "outputs='traced' is none of"),
+        ({"outputs": "chosen"}, KernelInputError, "is none of"),
+        ({"outputs": jnp.ones(4)}, DtypeError, "must be integers"),
+        ({"outputs": jnp.zeros(3, int)}, KernelInputError, r"shape \(3,\); expected \(4,\)"),
+        ({"outputs": [0, 1, 2, 0]}, KernelInputError, "logits 0 to 2; f has 2"),
+        ({"outputs": -1}, KernelInputError, "numbered from 0 to 1"),
+        ({"outputs": jnp.zeros(4, int), "x2": X}, KernelInputError, "pass a pair of arrays"),
+        ({"outputs": (0, 1, 0)}, KernelInputError, "outputs has 3 entries"),
+        ({"implementation": "fast"}, KernelInputError, "implementation='fast' is none of"),
+        ({"implementation": "structured"}, NotImplementedError, "structured"),
+        ({"precision": "exact"}, KernelInputError, "precision='exact'"),
+        ({"f": lambda p, x: x @ p["w"] * 1j}, DtypeError, "f returned complex128"),
+        ({"f": lambda p, x: (x @ p["w"]).argmax(1)}, DtypeError, "Return logits"),
+        ({"f": lambda p, x: (x @ p["w"]).sum()}, KernelInputError, r"return it \[None\]"),
+        ({"f": lambda p, x: {}}, KernelInputError, "f returned no array"),
+        ({"f": lambda p, x: (x @ p["w"]).T}, KernelInputError, "2 rows for one example of x1"),
+        (
+            {"f": lambda p, x: x * p["w"].sum(), "x2": X[:, :2], "outputs": "trace"},
+            KernelInputError,
+            "as many outputs",
+        ),
+    ],
+)
+def test_wrong_arguments(changes, error, match):
+    arguments = {"f": f, "params": PARAMS, "x1": X} | changes
+    with pytest.raises(error, match=match):
+        ntk(**arguments)
+
+
+def test_one_integer_chooses_for_all_examples_of_both_sides():
+    full = ntk(f, PARAMS, X, X[:2])
+    np.testing.assert_allclose(ntk(f, PARAMS, X, X[:2], outputs=1), full[:, 1, :, 1], rtol=1e-12)
+
+
+def test_chosen_logits_may_be_traced():
+    labels = jnp.array([0, 1, 1, 0])
+    got = jax.jit(lambda labels: ntk(f, PARAMS, X, outputs=labels))(labels)
+    np.testing.assert_allclose(got, ntk(f, PARAMS, X, outputs=labels), rtol=1e-12)
+
+
+def test_filter_splits_the_kernel_into_parts():
+    parts = [
+        ntk(f, PARAMS, X, param_filter=lambda path, name=name: path == name) for name in PARAMS
+    ]
+    np.testing.assert_allclose(sum(parts), ntk(f, PARAMS, X), rtol=1e-12)
+
+
+def test_what_is_no_array_in_params_is_held_constant():
+    params = PARAMS | {"activation": jnp.sin, "name": "net", "key": jax.random.key(0)}
+    got = ntk(lambda p, x: p["activation"](f(p, x)), params, X)
+    np.testing.assert_allclose(got, ntk(lambda p, x: jnp.sin(f(p, x)), PARAMS, X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_no_examples_give_an_empty_kernel(batched):
+    for implementation in ("jacobian_contraction", "ntk_vector_products"):
+        got = ntk(f, PARAMS, X[:0], X, batched=batched, implementation=implementation)
+        assert got.shape == (0, 2, 4, 2)
+
+
+def test_precision_reaches_the_products_inside_f():
+    seen = []
+
+    def spy(params, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return f(params, x)
+
+    ntk(spy, PARAMS, X, precision="tensorfloat32")
+    assert set(seen) == {"tensorfloat32"}
+    seen.clear()
+    ntk(spy, PARAMS, X, precision=None)
+    assert set(seen) == {None}
+
+
+@pytest.mark.parametrize(
+    ("precision", "used"), [("tensorfloat32", "HIGH,"), (None, "HIGHEST,"), ("highest", "HIGHEST,")]
+)
+def test_precision_of_the_product_of_jacobians(precision, used):
+    kernel = functools.partial(ntk, f, precision=precision, implementation="jacobian_contraction")
+    assert f"Precision.{used}" in str(jax.make_jaxpr(kernel)(PARAMS, X))

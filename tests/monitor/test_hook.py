@@ -1,0 +1,251 @@
+"""The hook in a training loop: right numbers, and whatever breaks, training goes on."""
+
+import threading
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ntk_train import KernelInputError, NTKHook, kernel_spectrum, linen_fn, ntk
+
+PARAMS = {"w": jnp.linspace(-1, 1, 15).reshape(3, 5), "v": jnp.linspace(1, 2, 10).reshape(5, 2)}
+PROBE = jnp.sin(jnp.arange(18.0)).reshape(6, 3)
+
+
+def f(params, x):
+    return jnp.tanh(x @ params["w"]) @ params["v"]
+
+
+class Recorder:
+    """A metric writer that keeps what it is given."""
+
+    def __init__(self, fails=()):
+        self.written = []
+        self.fails = fails
+        self.flushed = 0
+
+    def __getattr__(self, method):
+        if not method.startswith("write_"):
+            raise AttributeError(method)
+
+        def write(*args):
+            if method in self.fails:
+                raise OSError("disk full")
+            self.written.append((method, *args))
+
+        return write
+
+    def flush(self):
+        self.flushed += 1
+
+    def of(self, method):
+        return [args for name, *args in self.written if name == method]
+
+
+def test_in_a_loop_with_donated_parameters_it_logs_the_kernel_of_each_step():
+    writer = Recorder()
+    hook = NTKHook(f, PROBE, every_steps=2, writer=writer)
+    optimizer = optax.sgd(0.01)
+
+    def train(params, opt_state):
+        grads = jax.grad(lambda p: jnp.mean(f(p, PROBE) ** 2))(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state
+
+    train = jax.jit(train, donate_argnums=(0, 1))
+    params, opt_state = jax.tree.map(jnp.copy, PARAMS), optimizer.init(PARAMS)
+    want = {}
+    for step in range(5):
+        ran = hook(step, params=params)
+        assert ran == (step % 2 == 0)
+        if ran:
+            want[step] = kernel_spectrum(ntk(f, params, PROBE, outputs="trace"))
+            assert hook.latest.step == step
+            assert hook.latest.seconds > 0
+            assert hook.latest.kernel.shape == (6, 6)
+        params, opt_state = train(params, opt_state)
+    hook.close()
+    assert writer.flushed == 1
+    scalars = dict(writer.of("write_scalars"))
+    assert list(scalars) == [0, 2, 4]
+    for step, found in want.items():
+        assert scalars[step]["ntk/failures"] == 0
+        for name, value in found.scalars().items():
+            assert scalars[step][f"ntk/{name}"] == pytest.approx(value, rel=1e-6), name
+    assert len({values["ntk/lambda_max"] for values in scalars.values()}) == 3
+    (_, histogram), *_ = writer.of("write_histograms")
+    np.testing.assert_allclose(10 ** histogram["ntk/log10_eigenvalues"], want[0].eigenvalues)
+    assert [step for step, _ in writer.of("write_images")] == [0, 2, 4]
+    assert writer.of("write_images")[0][1]["ntk/spectrum"].dtype == np.uint8
+
+
+def test_the_convention_is_written_once_as_text_and_hparams():
+    writer = Recorder()
+    hook = NTKHook(f, PROBE, every_steps=1, writer=writer, outputs="full", prefix="ntk/probe")
+    for step in range(3):
+        hook(step, params=PARAMS)
+    ((_, text),) = writer.of("write_texts")
+    ((hparams,),) = writer.of("write_hparams")
+    want = {
+        "outputs": "full",
+        "batch_norm": "eval (examples independent)",
+        "parameters": "all of params",
+        "num_parameters": 25,
+        "num_examples": 6,
+        "num_outputs": 2,
+        "param_dtype": "float64",
+        "kernel_dtype": "float64",
+        "precision": "highest",
+        "function": "f",
+    }
+    for name, value in want.items():
+        assert hparams[f"ntk/probe/{name}"] == value
+        assert f"| {name.replace('_', ' ')} | {value} |" in text["ntk/probe/convention"]
+    chosen = hparams["ntk/probe/implementation"]
+    assert chosen in ("jacobian_contraction", "ntk_vector_products")
+
+
+def test_it_traces_and_compiles_once():
+    traces = []
+
+    def counted(params, x):
+        traces.append(threading.current_thread())
+        return f(params, x)
+
+    hook = NTKHook(counted, PROBE, every_steps=1, implementation="jacobian_contraction")
+    hook.prepare(params=PARAMS)
+    after_prepare = len(traces)
+    for step in range(4):
+        assert hook(step, params=jax.tree.map(lambda leaf, s=step: leaf + s, PARAMS))
+    assert len(traces) == after_prepare
+    assert set(traces) == {
+        threading.main_thread()
+    }  # contexts of the caller are those of its thread
+
+
+def test_other_shapes_are_compiled_anew(caplog):
+    hook = NTKHook(f, PROBE, every_steps=1)
+    assert hook(0, params=PARAMS)
+    wide = {"w": jnp.ones((3, 7)), "v": jnp.ones((7, 2))}
+    assert hook(1, params=wide)
+    assert "compiled anew" in caplog.text
+    want = kernel_spectrum(ntk(f, wide, PROBE, outputs="trace")).lambda_max
+    assert hook.latest.spectrum.lambda_max == pytest.approx(want)
+
+
+class Net(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(5, param_dtype=x.dtype)(x)
+        x = nn.BatchNorm(not train, param_dtype=x.dtype)(x)
+        return nn.Dense(2, param_dtype=x.dtype)(nn.relu(x))
+
+
+def test_running_statistics_are_read_and_never_differentiated():
+    variables = Net().init(jax.random.key(0), PROBE, train=False)
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    state = jax.tree.map(lambda leaf: leaf + 0.5, state)
+    hook = NTKHook(linen_fn(Net(), train=False), PROBE, every_steps=1)
+    assert hook(0, params=params, model_state=state)
+    evaluated = lambda p, x: Net().apply({"params": p, **state}, x, train=False)
+    want = kernel_spectrum(ntk(evaluated, params, PROBE, outputs="trace"))
+    np.testing.assert_allclose(hook.latest.spectrum.eigenvalues, want.eigenvalues, rtol=1e-10)
+    assert hook.convention.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert hook.convention.function == "Net(train=False)"
+
+
+def test_batch_norm_in_train_mode_is_coupled_and_said_to_be(caplog):
+    variables = Net().init(jax.random.key(0), PROBE, train=False)
+    params, state = variables["params"], {"batch_stats": variables["batch_stats"]}
+    trained = linen_fn(Net(), train=True, mutable=["batch_stats"])
+    coupled = NTKHook(trained, PROBE, every_steps=1, batched=False)
+    assert coupled(0, params=params, model_state=state)
+    assert coupled.convention.batch_norm == "train (coupled)"
+    assert not caplog.records
+    claimed_independent = NTKHook(trained, PROBE, every_steps=1)
+    assert claimed_independent(0, params=params, model_state=state)
+    assert "examples interact" in caplog.text
+    assert "batched=False" in caplog.text
+
+
+def test_a_filter_is_named_in_the_convention():
+    def weights(path):
+        return path == "w"
+
+    hook = NTKHook(f, PROBE, every_steps=1, param_filter=weights)
+    convention = hook.prepare(params=PARAMS)
+    assert "weights" in convention.parameters
+    assert convention.num_parameters == 15
+
+
+def test_non_finite_parameters_are_counted_and_survived(caplog):
+    writer = Recorder()
+    hook = NTKHook(f, PROBE, every_steps=1, writer=writer)
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS)
+    assert [hook(0, params=PARAMS), hook(1, params=broken), hook(2, params=PARAMS)] == [1, 0, 1]
+    assert hook.failures == 1
+    assert "step 1" in caplog.text
+    assert "NonFiniteKernelError" in caplog.text
+    assert [values["ntk/failures"] for _, values in writer.of("write_scalars")] == [0, 1, 1]
+
+
+def test_out_of_memory_says_what_to_do(caplog, monkeypatch):
+    hook = NTKHook(f, PROBE, every_steps=1)
+
+    def exhausted(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(hook, "_measure", exhausted)
+    assert not hook(0, params=PARAMS)
+    assert "fewer probe inputs" in caplog.text
+
+
+def test_it_gives_up_after_failures_in_a_row(caplog):
+    hook = NTKHook(lambda p, x: f(p, x) * 1j, PROBE, every_steps=1, max_failures=2)
+    assert [hook(step, params=PARAMS) for step in range(5)] == [False] * 5
+    assert hook.failures == 2
+    assert "gives up" in caplog.text
+    assert caplog.text.count("training goes on") == 2
+
+
+@pytest.mark.parametrize("broken", ["write_scalars", "write_texts", "write_images"])
+def test_a_failing_writer_is_survived(broken, caplog):
+    hook = NTKHook(f, PROBE, every_steps=1, writer=Recorder(fails=[broken]), max_failures=9)
+    assert not hook(0, params=PARAMS)
+    assert hook.latest.step == 0
+    assert "disk full" in caplog.text
+
+
+def test_an_interrupt_is_not_swallowed(monkeypatch):
+    hook = NTKHook(f, PROBE, every_steps=1)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hook, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hook(0, params=PARAMS)
+
+
+def test_prepare_raises_what_a_call_would_survive():
+    hook = NTKHook(f, PROBE, every_steps=1)
+    with pytest.raises(KernelInputError, match="batch_stats"):
+        hook.prepare(params={"params": PARAMS, "batch_stats": {}})
+
+
+@pytest.mark.parametrize(
+    ("probe", "options", "match"),
+    [
+        (PROBE, {}, "never run"),
+        (PROBE, {"every_steps": 1, "outputs": "diagonal"}, "no square kernel"),
+        (PROBE[:0], {"every_steps": 1}, "at least one example"),
+        ({}, {"every_steps": 1}, "at least one example"),
+        (PROBE.at[0].set(jnp.nan), {"every_steps": 1}, "probe holds NaN"),
+    ],
+)
+def test_what_could_never_work_is_refused_at_once(probe, options, match):
+    with pytest.raises(KernelInputError, match=match):
+        NTKHook(f, probe, **options)

@@ -1,0 +1,50 @@
+"""When the hook runs."""
+
+import pytest
+
+from ntk_train import KernelInputError
+from ntk_train.monitor.schedule import Schedule
+
+
+def ran(schedule, steps):
+    return [step for step in steps if schedule.due(step, float(step))]
+
+
+def test_every_steps_from_the_first():
+    assert ran(Schedule(every_steps=5), range(12)) == [0, 5, 10]
+
+
+def test_a_resumed_loop_waits_for_the_next_multiple():
+    assert ran(Schedule(every_steps=5), range(7, 21)) == [10, 15, 20]
+
+
+def test_skipped_steps_are_caught_up_once():
+    assert ran(Schedule(every_steps=10), [0, 7, 14, 19, 35, 36]) == [0, 14, 35]
+    assert ran(Schedule(on_steps=[3, 8]), [0, 2, 5, 6, 20]) == [5, 20]
+
+
+def test_a_step_runs_once_and_a_loop_may_be_set_back():
+    assert ran(Schedule(every_steps=2), [0, 0, 2, 2, 3]) == [0, 2]
+    assert ran(Schedule(every_steps=2), [6, 7, 8, 4, 5, 6]) == [6, 8, 4, 6]
+
+
+def test_on_steps_and_last_step():
+    assert ran(Schedule(on_steps=(0, 1, 9), last_step=11), range(20)) == [0, 1, 9, 11]
+    assert ran(Schedule(every_steps=4, last_step=10), range(12)) == [0, 4, 8, 10]
+
+
+def test_every_secs_takes_the_time_it_is_given():
+    schedule = Schedule(every_secs=10)
+    times = [0.0, 3.0, 9.9, 10.0, 15.0, 21.0]
+    assert [schedule.due(step, t) for step, t in enumerate(times)] == [1, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("rules", [{"every_steps": 0}, {"every_secs": -1.0}, {"every_steps": -3}])
+def test_rules_must_be_positive(rules):
+    with pytest.raises(KernelInputError, match="must be positive"):
+        Schedule(**rules)
+
+
+def test_a_hook_that_would_never_run_is_refused():
+    with pytest.raises(KernelInputError, match="never run"):
+        Schedule(last_step=5)

@@ -1,0 +1,99 @@
+"""The spectrum against constructed kernels whose eigenvalues are known exactly."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_train import KernelInputError, NonFiniteKernelError, kernel_spectrum
+
+
+def kernel_with(eigenvalues, dtype=np.float64):
+    n = len(eigenvalues)
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))[0]
+    return ((basis * eigenvalues) @ basis.T).astype(dtype)
+
+
+def test_known_eigenvalues():
+    found = kernel_spectrum(kernel_with([1.0, 8.0, 2.0, 4.0]))
+    np.testing.assert_allclose(found.eigenvalues, [8, 4, 2, 1], rtol=1e-14)
+    assert found.eigenvalues.dtype == np.float64
+    assert found.lambda_max == pytest.approx(8)
+    assert found.lambda_min == pytest.approx(1)
+    assert found.condition_number == pytest.approx(8)
+    assert not found.condition_is_lower_bound
+    assert found.numerical_rank == 4
+    assert found.trace == pytest.approx(15)
+    assert found.effective_rank == pytest.approx(15**2 / 85)
+    assert found.noise_floor == pytest.approx(4 * 2**-52 * 8)
+
+
+def test_full_kernel_is_a_matrix_of_examples_and_outputs():
+    matrix = kernel_with(np.arange(1.0, 7.0))
+    full = matrix.reshape(2, 3, 2, 3)
+    np.testing.assert_allclose(kernel_spectrum(full).eigenvalues, np.arange(6.0, 0, -1), rtol=1e-13)
+
+
+def test_duplicated_inputs_give_a_lower_bound_and_the_exact_rank():
+    jacobian = np.random.default_rng(0).normal(size=(5, 40))
+    jacobian = np.concatenate([jacobian, jacobian[:2]])
+    found = kernel_spectrum((jacobian @ jacobian.T).astype(np.float32))
+    assert found.numerical_rank == 5
+    assert found.condition_is_lower_bound
+    assert found.condition_number == pytest.approx(1 / (7 * 2**-23))
+
+
+def test_floor_follows_the_dtype_of_the_kernel_or_what_is_said():
+    eigenvalues = np.array([1.0, 1e-9])
+    assert not kernel_spectrum(kernel_with(eigenvalues)).condition_is_lower_bound
+    single = jnp.asarray(kernel_with(eigenvalues), jnp.float32)
+    assert kernel_spectrum(single).condition_is_lower_bound
+    rounded = kernel_spectrum(kernel_with(eigenvalues), eps=2**-11)
+    assert rounded.condition_number == pytest.approx(2**10)
+    assert rounded.noise_floor == pytest.approx(2**-10)
+
+
+def test_negative_eigenvalues_are_reported_and_not_clipped():
+    found = kernel_spectrum(kernel_with([2.0, -0.5]))
+    assert found.lambda_min == pytest.approx(-0.5)
+    assert found.condition_number > 0
+    assert found.condition_is_lower_bound
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_ratios_do_not_depend_on_the_scale(scale):
+    found = kernel_spectrum(scale * kernel_with([1.0, 2.0, 3.0]))
+    assert found.condition_number == pytest.approx(3)
+    assert found.effective_rank == pytest.approx(36 / 14)
+    assert found.lambda_max == pytest.approx(3 * scale)
+
+
+def test_one_entry_and_zeros():
+    one = kernel_spectrum([[5.0]])
+    assert (one.condition_number, one.effective_rank, one.numerical_rank) == (1, 1, 1)
+    zeros = kernel_spectrum(np.zeros((3, 3)))
+    assert math.isnan(zeros.condition_number)
+    assert (zeros.effective_rank, zeros.numerical_rank, zeros.trace) == (0, 0, 0)
+
+
+def test_whole_numbers_and_low_precision():
+    assert kernel_spectrum([[2, 0], [0, 1]]).condition_number == 2
+    assert kernel_spectrum(jnp.eye(2, dtype=jnp.bfloat16)).noise_floor == 2 * 2**-7
+
+
+@pytest.mark.parametrize(
+    ("kernel", "error", "match"),
+    [
+        (np.full((2, 2), np.nan), NonFiniteKernelError, "4 NaN or infinite entries of 4"),
+        (np.diag([1.0, np.inf]), NonFiniteKernelError, "1 NaN or infinite entries"),
+        (np.ones((2, 3)), KernelInputError, r"shape \(2, 3\)"),
+        (np.ones((2, 2, 3)), KernelInputError, "diagonal"),
+        (np.ones((2, 3, 4, 3)), KernelInputError, "x2=None"),
+        (np.ones((0, 0)), KernelInputError, "N, O > 0"),
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), KernelInputError, "not symmetric"),
+    ],
+)
+def test_what_has_no_spectrum(kernel, error, match):
+    with pytest.raises(error, match=match):
+        kernel_spectrum(kernel)
