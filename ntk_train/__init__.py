@@ -1,6 +1,8 @@
 """The finite-width Neural Tangent Kernel of a real network, fast enough to be a training metric.
 
-    f, params, x  ->  kernel/    the NTK of any JAX function: `ntk`
+    f, params, x  ->  program/   the linearised program, cut where a weight meets data
+                  ->  rules/     the Jacobian there as small factors
+                  ->  kernel/    the NTK of any JAX function: `ntk`
                   ->  spectrum/  eigenvalues, condition number: `kernel_spectrum`
                   ->  monitor/   a hook in a training loop: `NTKHook`
                   ->  TensorBoard

@@ -1,25 +1,87 @@
 """The only file that depends on the version of JAX or on `jax.extend`."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.extend import core
+from jax.extend.core import primitives
+
+Literal = core.Literal
+Var = core.Var
+Equation = core.JaxprEqn
+scan_p = primitives.scan_p
 
 
-def lowered_flops(fn: Callable[..., Any], *args: Any) -> float | None:
-    """Floating-point operations of `fn(*args)`, counted by XLA before it optimises.
+def shape_of(v: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a variable or literal."""
+    return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
 
-    Nothing is compiled or run: tracing and lowering alone, and so as cheap as they are. Tracers are
-    welcome, among the arguments and in what `fn` closes over: only their shapes count.
 
-    Returns:
-      The number of operations, or None where the backend does not report it.
+def equation_values(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    """The outputs of one equation for the values of its inputs."""
+    parameters = equation.primitive.get_bind_params(equation.params)
+    functions: tuple[Any, ...] = ()
+    if isinstance(parameters, tuple):  # a pair on older versions, where calls take functions
+        functions, parameters = parameters
+    out = equation.primitive.bind(*functions, *values, **parameters)
+    return list(out) if equation.primitive.multiple_results else [out]
+
+
+def called_program(equation: Equation) -> tuple[Any, list[Any]] | None:
+    """Jaxpr and constants of a call that can be inlined: jit and remat."""
+    if equation.primitive not in _CALLS:
+        return None
+    called = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    return getattr(called, "jaxpr", called), list(getattr(called, "consts", ()))
+
+
+_CALLS = {
+    primitives.jit_p,
+    primitives.remat_p,
+}
+
+
+def scan_body(equation: Equation) -> tuple[Any, list[Any], int, int]:
+    """Of a scan: the body's jaxpr and constants, how many of its inputs are constant, and carried.
+
+    The equation keeps these as numbers up to JAX 0.11 and as flat trees after.
     """
-    closed = jax.make_jaxpr(fn)(*args)  # what fn closes over becomes closed.consts
+    body = equation.params["jaxpr"]
+    if "num_consts" in equation.params:
+        num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
+    else:
+        consts, carry, _ = equation.params["ft_in"].unpack()
+        num_consts, num_carry = len(list(consts)), len(list(carry))
+    return getattr(body, "jaxpr", body), list(getattr(body, "consts", ())), num_consts, num_carry
 
-    def program(consts: list[Any], leaves: list[Any]) -> list[Any]:
-        return jax.core.eval_jaxpr(closed.jaxpr, consts, *leaves)
 
-    shapes = jax.eval_shape(lambda *xs: xs, closed.consts, jax.tree.leaves(args))
-    analysis = jax.jit(program).lower(*shapes).cost_analysis()
-    return None if analysis is None else analysis.get("flops")
+def has_forward_mode(equations: Sequence[Equation]) -> bool:
+    """Whether a linearised program can be evaluated forwards: not if f has a `custom_vjp`."""
+    for equation in equations:
+        if equation.primitive is primitives.custom_lin_p:
+            return False
+        bodies = [getattr(value, "jaxpr", value) for value in equation.params.values()]
+        if not all(has_forward_mode(getattr(body, "eqns", ())) for body in bodies):
+            return False
+    return True
+
+
+def source_line(equation: Equation) -> str:
+    """File and line of the user's code that an equation comes from, or nothing if unknown."""
+    traceback: Any = equation.source_info.traceback
+    for frame in traceback.frames if traceback is not None else ():
+        path: str = frame.file_name
+        if not path.startswith("<") and not any(part in path for part in _NOT_THE_USERS):
+            return f"{path.rsplit('/', 1)[-1]}:{frame.line_num}"
+    return ""
+
+
+_NOT_THE_USERS = (
+    "/site-packages/",
+    "/dist-packages/",
+    "/lib/python3",
+    "/ntk_train/kernel/",
+    "/ntk_train/program/",
+    "/ntk_train/monitor/",
+)

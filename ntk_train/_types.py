@@ -67,6 +67,7 @@ class KernelProblem:
         examples; otherwise the input is the whole batch and the array has all axes.
       f2: the same for the side of x2; another function only where other arguments of f differ.
       theta: the differentiated leaves of params.
+      paths: their paths in params, as "Dense_0/kernel".
       x1: pytree of inputs; with `batched` each leaf has the examples on axis 0.
       x2: the other inputs, or None for the kernel of x1 with itself.
       layout: labels of the axes. With `batched` the first label of each side is the example's.
@@ -77,6 +78,7 @@ class KernelProblem:
     f1: Callable[[list[jax.Array], PyTree], jax.Array]
     f2: Callable[[list[jax.Array], PyTree], jax.Array]
     theta: list[jax.Array]
+    paths: list[str]
     x1: PyTree
     x2: PyTree | None
     layout: KernelLayout

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "ntk_train"
 ORDER = [
     {"_version", "_types", "errors"},
     {"_jax", "_registry"},
+    {"program", "rules"},
     {"kernel"},
     {"spectrum"},
     {"monitor"},
@@ -23,6 +24,8 @@ ORDER = [
 ]
 LIGHT = {"jax", "numpy", "jaxtyping"}
 ALLOWED = {
+    "program": LIGHT,
+    "rules": LIGHT,
     "kernel": LIGHT,
     "spectrum": LIGHT,
     "monitor": LIGHT | {"matplotlib"},  # imported when a picture is drawn, if it is there

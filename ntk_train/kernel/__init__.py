@@ -3,4 +3,4 @@
 from ntk_train.kernel.neural_tangents import NtkImplementation as NtkImplementation
 from ntk_train.kernel.neural_tangents import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel.neural_tangents import empirical_ntk_vp_fn as empirical_ntk_vp_fn
-from ntk_train.kernel.ntk import ntk as ntk
+from ntk_train.kernel.tangent_kernel import ntk as ntk

@@ -31,10 +31,10 @@ class NtkImplementation(enum.IntEnum):
     """How the kernel is computed; the values are those of neural-tangents.
 
     Attributes:
-      AUTO: the one that XLA counts the fewest operations for.
+      AUTO: the one that takes the fewest operations.
       JACOBIAN_CONTRACTION: two Jacobians, multiplied parameter by parameter.
       NTK_VECTOR_PRODUCTS: columns of the kernel by vector-Jacobian and Jacobian-vector products.
-      STRUCTURED_DERIVATIVES: factored Jacobians; not available yet.
+      STRUCTURED_DERIVATIVES: factored Jacobians, contracted without being formed.
     """
 
     AUTO = 0
@@ -89,7 +89,7 @@ def empirical_ntk_fn(
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:
         x2 = None if _absent(x2) else x2
         kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
-        theta, merge = split_params(params, None)
+        theta, paths, merge = split_params(params, None)
         side1 = _Side(x1, kwargs1, vmap_axes)
         side2 = side1 if x2 is None else _Side(x2, kwargs2, vmap_axes)
 
@@ -109,6 +109,7 @@ def empirical_ntk_fn(
                 f1=f_of(side1),
                 f2=f_of(side2),
                 theta=theta,
+                paths=paths,
                 x1=side1.mapped,
                 x2=None if x2 is None else side2.mapped,
                 layout=layout,
@@ -155,7 +156,7 @@ def empirical_ntk_vp_fn(
     """
     x2 = None if _absent(x2) else x2
     kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
-    theta, merge = split_params(params, None)
+    theta, _, merge = split_params(params, None)
     _, pullback = jax.vjp(lambda p: f(merge(p), x1 if x2 is None else x2, **kwargs2), theta)
 
     def ntk_vp_fn(cotangents: PyTree) -> PyTree:
@@ -258,7 +259,7 @@ def _layout(
                 f"{shape2[axis]} for x2."
             )
             raise KernelInputError(msg)
-    letters = iter(string.ascii_lowercase.replace("w", ""))  # w labels entries of a parameter
+    letters = iter(string.ascii_uppercase)  # small ones label what is summed inside
     left: list[str] = []
     right: list[str] = []
     out: list[str] = []

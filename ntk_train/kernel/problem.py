@@ -7,7 +7,7 @@ such: an implementation knows full, trace and diagonal alone.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -41,7 +41,7 @@ def make_problem(
     if not callable(f):
         msg = f"f must be a function f(params, x) -> outputs, got {type(f).__name__}."
         raise TypeError(msg)
-    theta, merge = split_params(params, param_filter)
+    theta, paths, merge = split_params(params, param_filter)
     mode, choice1, choice2 = _parse_outputs(outputs, x2)
 
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
@@ -78,6 +78,7 @@ def make_problem(
         f1=one_side,
         f2=one_side,
         theta=theta,
+        paths=paths,
         x1=x1,
         x2=x2,
         layout=_LAYOUTS[mode],
@@ -86,14 +87,16 @@ def make_problem(
     )
 
 
-def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list[jax.Array], Any]:
+def split_params(
+    params: PyTree, param_filter: ParamFilter | None
+) -> tuple[list[jax.Array], list[str], Callable[[list[jax.Array]], PyTree]]:
     """Separates the leaves to differentiate from those to hold constant.
 
     Constant are the leaves that are no floating-point arrays (counters, random keys, functions in
     an Equinox module) and those whose path the filter refuses.
 
     Returns:
-      The differentiated leaves, and a function from such leaves to the whole params.
+      The differentiated leaves, their paths, and a function from such leaves to the whole params.
 
     Raises:
       DtypeError: a leaf is complex.
@@ -109,11 +112,11 @@ def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list
             "param_filter=lambda path: path.startswith('params/')."
         )
         raise KernelInputError(msg)
-    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-    leaves: list[Any] = [leaf for _, leaf in paths]
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
+    leaves: list[Any] = [leaf for _, leaf in flat]
     positions = []
-    for i, (path, leaf) in enumerate(paths):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    for i, (name, leaf) in enumerate(zip(names, list(leaves), strict=True)):
         if param_filter is not None and not param_filter(name):
             continue
         if not isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex)):
@@ -143,7 +146,7 @@ def split_params(params: PyTree, param_filter: ParamFilter | None) -> tuple[list
             merged[i] = leaf
         return jax.tree.unflatten(treedef, merged)
 
-    return [leaves[i] for i in positions], merge
+    return [leaves[i] for i in positions], [names[i] for i in positions], merge
 
 
 def _flatten_outputs(y: PyTree) -> jax.Array:

@@ -26,7 +26,7 @@ import numpy as np
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel import ntk
-from ntk_train.kernel.ntk import resolve
+from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.monitor.adapters import LinenFn
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.schedule import Schedule

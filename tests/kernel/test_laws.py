@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from ntk_train import ntk
+from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK
 
-IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products"]
+IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products", "structured"]
 DTYPES = {"float64": 1e-10, "float32": 2e-6}
 
 over_bank = pytest.mark.parametrize("case", BANK, ids=lambda case: case.name)
@@ -138,23 +139,26 @@ def test_auto_under_vmap_and_grad_with_closed_over_tracers():
     np.testing.assert_allclose(got[1], 9 * got[0], rtol=1e-12)
 
 
-def test_auto_takes_the_one_with_fewer_operations():
-    from ntk_train.kernel.ntk import resolve
-
+@pytest.mark.parametrize(
+    ("f", "params", "x", "cheapest"),
+    [
+        (lambda w, x: jnp.sin(x @ w), jnp.ones((64, 64)), jnp.ones((2, 64)), "structured"),
+        # Used in two orientations it is not cut, and its Jacobian is O times as large.
+        (lambda w, x: (x @ w) @ w.T, jnp.ones((64, 64)), jnp.ones((2, 64)), "ntk_vector_products"),
+    ],
+)
+def test_auto_takes_the_one_with_the_fewest_operations(f, params, x, cheapest):
     options = {"outputs": "full", "batched": True, "precision": None, "param_filter": None}
-    wide = jnp.ones((256, 256)), jnp.ones((2, 256))
-    # One product of matrices: its Jacobian is O times as large as the weight, a pass is not.
-    _, name = resolve(lambda w, x: x @ w, *wide, implementation="auto", **options)
-    assert name == "ntk_vector_products"
-
-    def unrolled(w, x):
-        for _ in range(50):
-            x = jnp.sin(x @ w)
-        return x.sum(axis=1, keepdims=True)
-
-    small = jnp.ones((4, 4)), jnp.ones((16, 4))
-    _, name = resolve(unrolled, *small, implementation="auto", **options)
-    assert name == "jacobian_contraction"
+    _, name = resolve(f, params, x, implementation="auto", **options)
+    assert name == cheapest
+    operations = {
+        name: jax.jit(functools.partial(ntk, f, implementation=name))
+        .lower(params, x)
+        .compile()
+        .cost_analysis()["flops"]
+        for name in IMPLEMENTATIONS
+    }
+    assert min(operations, key=operations.get) == cheapest
 
 
 @over_implementations

@@ -20,7 +20,7 @@ def f(params, x):
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"f": 3}, TypeError, "f must be a function"),
+        ({"f": 3}, TypeError, r"\bf\b"),
         ({"params": {}}, KernelInputError, "params has no leaf to differentiate"),
         ({"params": {"w": jnp.arange(3)}}, KernelInputError, "none is floating point"),
         ({"param_filter": lambda path: False}, KernelInputError, "param_filter refused them all"),
@@ -42,7 +42,6 @@ def f(params, x):
         ({"outputs": jnp.zeros(4, int), "x2": X}, KernelInputError, "pass a pair of arrays"),
         ({"outputs": (0, 1, 0)}, KernelInputError, "outputs has 3 entries"),
         ({"implementation": "fast"}, KernelInputError, "implementation='fast' is none of"),
-        ({"implementation": "structured"}, NotImplementedError, "structured"),
         ({"precision": "exact"}, KernelInputError, "precision='exact'"),
         ({"f": lambda p, x: x @ p["w"] * 1j}, DtypeError, "f returned complex128"),
         ({"f": lambda p, x: (x @ p["w"]).argmax(1)}, DtypeError, "Return logits"),
@@ -88,7 +87,7 @@ def test_what_is_no_array_in_params_is_held_constant():
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_no_examples_give_an_empty_kernel(batched):
-    for implementation in ("jacobian_contraction", "ntk_vector_products"):
+    for implementation in ("structured", "jacobian_contraction", "ntk_vector_products"):
         got = ntk(f, PARAMS, X[:0], X, batched=batched, implementation=implementation)
         assert got.shape == (0, 2, 4, 2)
 

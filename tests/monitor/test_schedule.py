@@ -34,7 +34,7 @@ def test_on_steps_and_last_step():
 
 
 def test_every_secs_takes_the_time_it_is_given():
-    schedule = Schedule(every_secs=10)
+    schedule = Schedule(every_secs=10.0)
     times = [0.0, 3.0, 9.9, 10.0, 15.0, 21.0]
     assert [schedule.due(step, t) for step, t in enumerate(times)] == [1, 0, 0, 1, 0, 1]
 

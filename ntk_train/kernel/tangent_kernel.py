@@ -56,8 +56,9 @@ def ntk(
         mean); `"sum"`, the kernel of the sum of the outputs (the pseudo-NTK); `"diagonal"`, each
         output with itself; or integers, the chosen logit of each example: an array [N], a
         pair of arrays [N], [M] when x2 is given, or one integer for all.
-      implementation: `"jacobian_contraction"`, `"ntk_vector_products"`, or `"auto"`: the one with
-        fewer operations by XLA's count.
+      implementation: `"structured"`, which factors the Jacobians of dense layers and convolutions;
+        `"jacobian_contraction"` and `"ntk_vector_products"`, the plain references; or `"auto"`, the
+        one that takes the fewest operations.
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
         train mode.
@@ -73,7 +74,6 @@ def ntk(
     Raises:
       KernelInputError: shapes, structure or values of an argument do not fit; the text says which.
       DtypeError: complex parameters or outputs, or outputs that are not floating point.
-      NotImplementedError: `implementation="structured"`.
 
     References:
       R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*,
