@@ -1,0 +1,40 @@
+"""The quickstart: a small CNN learns to tell two handwritten digits apart.
+
+    python -m ntk_train.main --config=configs/quickstart.py --workdir=runs/quickstart
+
+Real images from inside scikit-learn's wheel, no download. `--config=configs/quickstart.py:ten`
+takes all ten digits.
+
+Hardware and run time: 2 CPU cores, 15 seconds, start-up and compilation included; ten digits 19.
+Number to expect: 100 % test accuracy (108 images; at least 99 % over 15 seeds and splits) and a
+condition number that rises from about 4e3 to 5e3 - 9e3 (seeds 0 to 4). Ten digits: 98 % of 539.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """The default config with a kernel and an evaluation every few steps, locked.
+
+    Args:
+      arg: "two" digits, the default, or "ten".
+
+    Raises:
+      ValueError: another arg.
+    """
+    if arg not in (None, "two", "ten"):
+        msg = f"configs/quickstart.py:{arg}; expected :two, :ten or nothing after the file."
+        raise ValueError(msg)
+    config = default.get_config("cnn")
+    config.num_train_steps = 300
+    config.log_every_steps = 5
+    config.eval_every_steps = config.ntk.every_steps = 25
+    config.checkpoint_every_steps = 100
+    if arg == "ten":
+        config.dataset.kwargs.classes = None
+        config.optimizer.learning_rate = 1e-2
+        config.num_train_steps = 600
+        config.eval_every_steps = config.ntk.every_steps = 50
+    return config

@@ -1,0 +1,93 @@
+"""The command line of the trainer.
+
+    python -m ntk_train.main --config=configs/quickstart.py --workdir=runs/quickstart
+    ntk-train --config=configs/quickstart.py --workdir=runs/quickstart
+
+The two are the same. `--config.<field>=<value>` sets a field of the config. Started again with the
+same `--workdir`, a run goes on from its last checkpoint.
+"""
+
+import ast
+import contextlib
+import importlib.util
+import os
+import sys
+
+_EXTRA = ("absl", "clu", "grain", "ml_collections", "orbax", "tensorboard", "tensorflow")
+"""What the trainer imports and the rest of the library does not."""
+
+
+def cli() -> None:
+    """Runs the command line; exits with 0, with 1 on an error of the user's, 130 on Ctrl-C."""
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"ntk-train: the trainer needs {', '.join(missing)}: pip install 'ntk_train[train]'"
+        )
+    # As `python -m` does: a config file imports its neighbours, `from configs import default`.
+    sys.path.insert(0, os.getcwd())
+
+    from absl import app, flags
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file("config", None, "The config, path/to/config.py[:argument].")
+    flags.DEFINE_string("workdir", None, "The folder for event files and checkpoints.")
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(_main, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags; what is wrong in them ends the program with the message alone."""
+    from absl import app
+
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError) as error:  # so ml_collections refuses an unknown field
+        text = str(error.args[0])
+        with contextlib.suppress(SyntaxError, ValueError):
+            text = ast.literal_eval(text)  # it passes its message on in quotes
+        sys.exit(f"ntk-train: no such field in the config: {text}")
+    except TypeError as error:
+        sys.exit(f"ntk-train: {error}")
+
+
+def _main(argv: list[str]) -> None:
+    """Trains, and says where the results are."""
+    from absl import flags, logging
+
+    if len(argv) > 1:
+        sys.exit(f"ntk-train: unknown argument {argv[1]!r}; expected --config=... --workdir=...")
+    config, workdir = flags.FLAGS.config, os.path.abspath(flags.FLAGS.workdir)
+    if not flags.FLAGS["verbosity"].present:  # app.run sets INFO then
+        logging.set_verbosity(logging.WARNING)  # the table is on the screen
+    _keep_tensorflow_quiet()
+
+    from ntk_train.errors import NTKError
+    from ntk_train.train import train_and_evaluate
+
+    try:
+        state = train_and_evaluate(config, workdir)
+    # OSError: the config file was not found, which shows at its first use.
+    except (NTKError, ModuleNotFoundError, OSError) as error:
+        sys.exit(f"ntk-train: {error}")
+    except KeyboardInterrupt:
+        print(
+            f"\nInterrupted. The same command goes on from the last checkpoint in {workdir}, if any."
+        )
+        sys.exit(130)
+    print(f"\nDone, {int(state.step)} steps. TensorBoard files and checkpoints: {workdir}")
+    print(f"To open them:  tensorboard --logdir {workdir}")
+
+
+def _keep_tensorflow_quiet() -> None:
+    """Keeps TensorFlow, which only writes event files here, off the screen and the GPU."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself in two lines otherwise
+
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")  # it would take most of the memory from JAX
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,93 @@
+"""A run's config: checks, the copy beside its results, and its values as TensorBoard takes them."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ntk_train.errors import NTKError
+
+HParam: TypeAlias = str | int | float | bool
+
+
+class ConfigError(NTKError, ValueError):
+    """A field of the config has a value with which no run is possible."""
+
+
+@contextlib.contextmanager
+def blame(section: str) -> Iterator[None]:
+    """Names the section of the config in an error that one of its values caused."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        msg = f"config.{section}: {error}"
+        raise ConfigError(msg) from error
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the numbers that the loop itself uses.
+
+    Raises:
+      ConfigError: one is out of range.
+    """
+    for name, least in (
+        ("num_train_steps", 1),
+        ("batch_size", 1),
+        ("eval_batch_size", 1),
+        ("log_every_steps", 1),
+        ("eval_every_steps", 1),
+        ("checkpoint_every_steps", 1),
+        ("keep_checkpoints", 1),
+    ):
+        if config[name] < least:
+            msg = f"config.{name}={config[name]}; expected {least} or more."
+            raise ConfigError(msg)
+
+
+def save_config(config: ConfigDict, path: pathlib.Path) -> None:
+    """Writes the config as JSON; values that JSON lacks are written as text."""
+    path.write_text(config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+
+
+def changes(config: ConfigDict, path: pathlib.Path) -> str:
+    """What differs between the config and the one saved there, as text; "" if nothing does."""
+    if not path.exists():
+        return ""
+    # Through JSON both, so that tuples and lists compare equal.
+    old = flat_hparams(json.loads(path.read_text()))
+    new = flat_hparams(json.loads(config.to_json_best_effort()))
+    return ", ".join(
+        f"{name} was {old.get(name)} and is {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    )
+
+
+def flat_hparams(config: Mapping[str, Any], prefix: str = "") -> dict[str, HParam]:
+    """The config as a flat dict of values that TensorBoard's hparams can hold.
+
+    Keys are joined with "/". None, sequences, dtypes and functions become text: writers fail on
+    them, and an asynchronous writer fails later, elsewhere.
+    """
+    flat: dict[str, HParam] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flat_hparams(value, f"{name}/")
+        else:
+            flat[name] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> HParam:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
+    return getattr(value, "__qualname__", None) or str(value)

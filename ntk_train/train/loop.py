@@ -1,0 +1,222 @@
+"""The training loop.
+
+    step 0:          evaluate, kernel
+    steps 1 to T:    update; now and then log, evaluate, kernel, checkpoint
+    at the end:      checkpoint
+
+A run that is started again with the same folder goes on from its last checkpoint, with the same
+batches, and ends with the same parameters, bit for bit on a CPU, as if it had not been stopped.
+"""
+
+import contextlib
+import logging
+import pathlib
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metric_writers, periodic_actions
+from ml_collections import ConfigDict
+
+from ntk_train.data.pipeline import eval_batches, train_batches
+from ntk_train.errors import NTKError
+from ntk_train.monitor import Measurement, NTKHook
+from ntk_train.train import config as configs
+from ntk_train.train.checkpoint import Checkpoints
+from ntk_train.train.progress import Progress
+from ntk_train.train.setup import Setup, make_hook, make_setup
+from ntk_train.train.state import TrainState
+from ntk_train.train.step import Metrics, evaluate, make_eval_step, make_train_step
+
+_log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(NTKError, ArithmeticError):
+    """Training diverged: the loss or a parameter became NaN or infinite."""
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
+    """Trains a network and logs its test accuracy and its tangent kernel's spectrum.
+
+    Args:
+      config: with the fields of `configs/default.py`.
+      workdir: for event files, `checkpoints/` and `config.json`; made if it does not exist. A run
+        that it holds already is continued.
+
+    Returns:
+      The state after the last step.
+
+    Raises:
+      ConfigError: a value of the config is at fault, or does not fit the run in `workdir`.
+      KernelInputError: `config.ntk` asks for a kernel that cannot be computed.
+      NonFiniteLossError: training diverged; the last finite state is saved.
+    """
+    configs.check(config)
+    setup = make_setup(config)
+    workdir = pathlib.Path(workdir).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:  # closes everything on exceptions too
+        keep = config.keep_checkpoints
+        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=keep))
+        state = checkpoints.restore_latest(setup.initial_state(config.seed))
+        lead = jax.process_index() == 0
+        if lead:
+            if int(state.step) > 0:
+                _warn_of_changes(config, workdir / "config.json")
+            configs.save_config(config, workdir / "config.json")
+        writer = metric_writers.create_default_writer(str(workdir), just_logging=not lead)
+        stack.callback(writer.close)
+        hook = make_hook(config, setup, writer)
+        if hook is not None:
+            stack.callback(hook.close)
+            hook.prepare(params=state.params, model_state=state.model_state)
+        if int(state.step) == 0:  # writers take hparams once, also over interruptions
+            writer.write_hparams(_hparams(config, setup, hook))
+        return _Run(config, setup, writer, checkpoints, hook, state).run()
+
+
+def _warn_of_changes(config: ConfigDict, path: pathlib.Path) -> None:
+    changes = configs.changes(config, path)
+    if changes:
+        _log.warning(
+            "The run in %s goes on with another config than it had: %s.", path.parent, changes
+        )
+
+
+def _hparams(config: ConfigDict, setup: Setup, hook: NTKHook | None) -> dict[str, Any]:
+    hparams = configs.flat_hparams(config)
+    if hook is None or setup.probe is None or hook.convention is None:
+        return hparams
+    convention = hook.convention.hparams()
+    return hparams | convention | {"ntk/probe_checksum": setup.probe.checksum}
+
+
+def _continued(start: int, last: int) -> str:
+    if start < last:
+        return f"Continues the run in this workdir from step {start} of {last}."
+    return (
+        f"The run in this workdir has reached step {start} already. To train again take another "
+        "--workdir, to train on a larger config.num_train_steps."
+    )
+
+
+class _Run:
+    """One run, from the step of its state to the last."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        setup: Setup,
+        writer: metric_writers.MetricWriter,
+        checkpoints: Checkpoints,
+        hook: NTKHook | None,
+        state: TrainState,
+    ) -> None:
+        self._config = config
+        self._setup = setup
+        self._writer = writer
+        self._checkpoints = checkpoints
+        self._hook = hook
+        self._state = state  # the only reference: each step deletes the old one
+        self._start, self._last = int(state.step), config.num_train_steps
+        self._eval_step = make_eval_step(setup.model)
+        self._progress = Progress(start_step=self._start, num_train_steps=self._last)
+        self._report = periodic_actions.ReportProgress(
+            num_train_steps=self._last, writer=writer, every_secs=config.report_every_secs
+        )
+        self._pending: list[Metrics] = []  # of the steps since the last log, on the device
+        self._loss: float | None = None  # of the last log
+
+    def run(self) -> TrainState:
+        """Trains to the last step and returns the state."""
+        config, start = self._config, self._start
+        if start > 0:
+            self._progress.note(_continued(start, self._last))
+        self._progress.header()
+        # The step at which a run was interrupted has been measured, unless there is no other.
+        if start == 0 or start >= self._last:
+            self._measure(start, evaluates=True)
+        self._report(start)
+        train_step = make_train_step(self._setup.model, self._setup.optimizer, config.seed)
+        batches = train_batches(
+            self._setup.dataset.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+        )
+        for step in range(start + 1, self._last + 1):
+            self._state, metrics = train_step(self._state, next(batches))
+            self._pending.append(metrics)
+            self._after(step)
+        return self._state
+
+    def _after(self, step: int) -> None:
+        """Does what is due after an update."""
+        config = self._config
+        evaluates = self._due(step, config.eval_every_steps)
+        saves = self._due(step, config.checkpoint_every_steps)
+        kernel = self._hook is not None and self._due(step, config.ntk.every_steps)
+        # What follows uses the state, so it is looked at first; this waits for the device.
+        if evaluates or saves or kernel or self._due(step, config.log_every_steps):
+            self._log(step)
+        self._measure(step, evaluates=evaluates)
+        if saves:
+            self._checkpoints.save(self._state)
+        self._report(step)
+        if step == self._start + 1:
+            self._progress.restart_clock(step)  # the first step waited for its compilation
+
+    def _due(self, step: int, every: int) -> bool:
+        return step % every == 0 or step == self._last
+
+    def _log(self, step: int) -> None:
+        """Writes the means over the steps since the last log.
+
+        Raises:
+          NonFiniteLossError: one of these steps diverged.
+        """
+        pending, self._pending = jax.device_get(self._pending), []
+        if pending[-1]["diverged"]:
+            self._stop_diverged()
+        self._loss = float(np.mean([metrics["loss"] for metrics in pending]))
+        accuracy = float(np.mean([metrics["accuracy"] for metrics in pending]))
+        rate = float(self._setup.schedule(step - 1))  # of the update that led to this step
+        scalars = {"train_loss": self._loss, "train_accuracy": accuracy, "learning_rate": rate}
+        self._writer.write_scalars(step, scalars)
+        self._progress.tick(step)
+
+    def _stop_diverged(self) -> NoReturn:
+        """Saves the last finite state, which is the one that the steps have kept, and raises."""
+        state = self._state.replace(diverged=jnp.zeros((), bool))
+        path = self._checkpoints.save(state)
+        msg = (
+            f"The loss or a parameter became NaN or infinite in step {int(state.step) + 1}. The "
+            f"state before it is saved in {path}. A lower config.optimizer.learning_rate "
+            f"(now {self._config.optimizer.learning_rate}) or a warm-up usually helps; to start "
+            "again with another config, take another --workdir."
+        )
+        raise NonFiniteLossError(msg)
+
+    def _measure(self, step: int, *, evaluates: bool) -> None:
+        """Evaluates if asked to, lets the hook decide for itself, and prints a row of it."""
+        evaluation = self._evaluate(step) if evaluates else None
+        kernel = self._run_hook(step)
+        if evaluation is not None or kernel is not None:
+            spectrum = None if kernel is None else kernel.spectrum
+            self._progress.row(step, loss=self._loss, evaluation=evaluation, spectrum=spectrum)
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        batches = eval_batches(self._setup.dataset.test, batch_size=self._config.eval_batch_size)
+        with self._report.timed("eval", wait_jax_async_dispatch=False):
+            evaluation = evaluate(self._eval_step, self._state, batches)
+        scalars = {f"eval_{name}": value for name, value in evaluation.items()}
+        self._writer.write_scalars(step, scalars)
+        return evaluation
+
+    def _run_hook(self, step: int) -> Measurement | None:
+        if self._hook is None:
+            return None
+        with self._report.timed("ntk", wait_jax_async_dispatch=False):
+            ran = self._hook(step, params=self._state.params, model_state=self._state.model_state)
+        return self._hook.latest if ran else None

@@ -1,0 +1,79 @@
+"""The optimizer and the learning rate over the steps, from a config.
+
+The schedules, at step t of T with W steps of warm-up and the peak rate eta:
+
+    t < W:      eta t / W
+    constant:   eta
+    cosine:     eta (1 + cos(pi (t - W) / (T - W))) / 2
+
+the last from I. Loshchilov, F. Hutter, *SGDR*, ICLR 2017, equation 5.
+"""
+
+from typing import Any
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from ntk_train._registry import lookup
+from ntk_train._types import PyTree
+
+
+def make_schedule(config: ConfigDict, num_train_steps: int) -> optax.Schedule:
+    """Makes the learning rate as a function of the number of updates made so far.
+
+    Args:
+      config: `config.optimizer`, with `schedule`, `learning_rate` and `warmup_steps`.
+      num_train_steps: T.
+
+    Raises:
+      ValueError: a value is out of range, or there is no such schedule.
+    """
+    if not 0 <= config.warmup_steps < num_train_steps:
+        msg = (
+            f"warmup_steps={config.warmup_steps}; expected 0 or more, and fewer than "
+            f"num_train_steps={num_train_steps}."
+        )
+        raise ValueError(msg)
+    peak, steps = config.learning_rate, num_train_steps - config.warmup_steps
+    schedules = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, steps),
+    }
+    schedule = lookup(schedules, config.schedule, "schedule")()
+    if config.warmup_steps == 0:
+        return schedule
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, schedule], [config.warmup_steps])
+
+
+def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Makes the optimizer.
+
+    Weight decay is applied to parameters of two and more axes only, not to biases and scales. In
+    "sgd" it is added to the gradient; in "adamw" it is decoupled (I. Loshchilov, F. Hutter,
+    *Decoupled Weight Decay Regularization*, ICLR 2019, algorithm 2).
+
+    Args:
+      config: `config.optimizer`, with `name` ("adamw" or "sgd"), `weight_decay` and, for "sgd",
+        `momentum`.
+      schedule: the learning rate.
+
+    Raises:
+      ValueError: there is no such optimizer.
+    """
+
+    def adamw() -> optax.GradientTransformation:
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_decayed)
+
+    def sgd() -> optax.GradientTransformation:
+        return optax.chain(
+            optax.add_decayed_weights(config.weight_decay, mask=_decayed),
+            optax.sgd(schedule, momentum=config.momentum),
+        )
+
+    return lookup({"adamw": adamw, "sgd": sgd}, config.name, "optimizer")()
+
+
+def _decayed(params: PyTree) -> Any:
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

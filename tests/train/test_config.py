@@ -1,0 +1,87 @@
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("ml_collections")
+
+from configs import default, quickstart
+from ntk_train.train import ConfigError
+from ntk_train.train import config as configs
+from ntk_train.train.setup import make_hook, make_setup
+
+
+def test_a_typo_is_refused_with_a_suggestion():
+    config = default.get_config()
+    with pytest.raises(AttributeError, match='Did you mean "learning_rate"'):
+        config.optimizer.learnin_rate = 1.0
+    with pytest.raises(AttributeError, match='Did you mean "features"'):
+        config.model.kwargs.feature = (4,)
+
+
+def test_arguments_of_config_files():
+    assert "widths" in default.get_config("fcn").model.kwargs
+    assert quickstart.get_config("ten").dataset.kwargs.classes is None
+    with pytest.raises(ValueError, match="expected :two, :ten"):
+        quickstart.get_config("three")
+    with pytest.raises(ValueError, match="Did you mean 'fcn'"):
+        default.get_config("fnc")
+
+
+def test_hparams_are_flat_and_plain():
+    values = {
+        "dtype": jnp.bfloat16,
+        "numpy": np.dtype("int8"),
+        "function": np.sin,
+        "tuple": (1, 2),
+        "none": None,
+        "number": np.float32(0.5),
+        "nested": {"flag": True, "deep": {"text": "x"}},
+    }
+    assert configs.flat_hparams(values) == {
+        "dtype": "bfloat16",
+        "numpy": "int8",
+        "function": "sin",
+        "tuple": "(1, 2)",
+        "none": "None",
+        "number": 0.5,
+        "nested/flag": True,
+        "nested/deep/text": "x",
+    }
+
+
+def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
+    config, path = default.get_config(), tmp_path / "config.json"
+    configs.save_config(config, path)
+    assert json.loads(path.read_text())["optimizer"]["name"] == "adamw"
+    assert configs.changes(config, path) == ""
+    config.optimizer.learning_rate = 0.5
+    assert configs.changes(config, path) == "optimizer/learning_rate was 0.003 and is 0.5"
+    assert configs.changes(config, tmp_path / "missing.json") == ""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("batch_size", 0, "config.batch_size=0; expected 1 or more"),
+        ("dataset.name", "digit", "config.dataset: Unknown dataset 'digit'"),
+        ("dataset.kwargs.classes", (3, 12), "config.dataset: classes="),
+        ("model.name", "fnc", "config.model: Unknown model"),
+        ("model.name", "fcn", "config.model: Unknown attribute of model 'fcn': 'features'"),
+        ("optimizer.name", "adam", "config.optimizer: Unknown optimizer 'adam'"),
+        ("optimizer.schedule", "cosin", "Did you mean 'cosine'"),
+        ("optimizer.warmup_steps", 1000, "fewer than num_train_steps=1000"),
+        ("ntk.probe_size", 1000, "config.ntk.probe_size: size=1000"),
+        ("ntk.every_steps", 0, "config.ntk: every_steps=0"),
+    ],
+)
+def test_errors_name_the_section(field, value, text):
+    def start():
+        configs.check(config)
+        make_hook(config, make_setup(config), writer=None)
+
+    config = default.get_config()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=text.replace("(", r"\(")):
+        start()

@@ -1,0 +1,147 @@
+import json
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("clu")
+
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util import tensor_util
+
+from configs import default
+from ntk_train.models import CNN
+from ntk_train.train import ConfigError, NonFiniteLossError, train_and_evaluate
+
+
+def config_of(**fields):
+    config = default.get_config("cnn")
+    config.num_train_steps = 6
+    config.batch_size = 8
+    config.model.kwargs.features = (4,)
+    config.ntk.probe_size = 6
+    config.log_every_steps = config.checkpoint_every_steps = 2
+    config.ntk.every_steps = config.eval_every_steps = 3
+    config.optimizer.warmup_steps = 2
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def scalars(workdir):
+    """{tag: {step: value}} of the event files."""
+    events = event_accumulator.EventAccumulator(str(workdir), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag: {
+            event.step: tensor_util.make_ndarray(event.tensor_proto).item()
+            for event in events.Tensors(tag)
+        }
+        for tag, content in ((tag, events.SummaryMetadata(tag)) for tag in events.Tags()["tensors"])
+        if content.plugin_data.plugin_name == "scalars"
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run with BatchNorm from start to end, and its folder."""
+    workdir = tmp_path_factory.mktemp("run")
+    return train_and_evaluate(config_of(**{"model.kwargs.norm": "batch"}), workdir), workdir
+
+
+def test_event_files_hold_every_scalar_at_its_steps(finished):
+    found = scalars(finished[1])
+    for tag in ("train_loss", "train_accuracy", "learning_rate"):
+        assert set(found[tag]) == {2, 3, 4, 6}
+    for tag in ("eval_loss", "eval_accuracy", "ntk/lambda_max", "ntk/condition_number"):
+        assert set(found[tag]) == {0, 3, 6}
+        assert np.all(np.isfinite(list(found[tag].values())))
+    assert found["ntk/failures"][6] == 0
+    assert found["learning_rate"][2] == pytest.approx(0.0015)  # half-way up the warm-up
+    assert found["steps_per_sec"]
+
+
+def test_hparams_merge_config_and_convention(finished):
+    events = event_accumulator.EventAccumulator(str(finished[1]))
+    events.Reload()
+    text = str(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
+    for name in ("optimizer/learning_rate", "model/kwargs/features", "ntk/batch_norm", "checksum"):
+        assert name in text
+
+
+def test_workdir_holds_the_config_and_the_last_checkpoint(finished):
+    state, workdir = finished
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 8
+    assert (workdir / "checkpoints" / "6").is_dir()
+    assert int(state.step) == 6
+    assert not state.diverged
+
+
+def test_the_kernel_is_that_of_the_network_in_eval_mode(finished, monkeypatch, tmp_path):
+    modes = []
+    call = CNN.__call__
+
+    def spy(self, x, train=False):
+        modes.append((x.shape[0], train))
+        return call(self, x, train=train)
+
+    monkeypatch.setattr(CNN, "__call__", spy)
+    train_and_evaluate(config_of(**{"model.kwargs.norm": "batch", "num_train_steps": 3}), tmp_path)
+    # Updates trace the model with 8 examples, the hook with the six of the probe, or with one.
+    assert {(8, True), (6, False)} <= set(modes)
+    assert {train for examples, train in modes if examples in (1, 6)} == {False}
+
+
+def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
+    whole, _ = finished
+    config = config_of(**{"model.kwargs.norm": "batch"})
+
+    class Killed(Exception):
+        pass
+
+    def kill(step, **_):
+        if step == 3:  # after the checkpoint of step 2
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ntk_train.train.progress.Progress.row", lambda self, step, **_: kill(step))
+        with pytest.raises(Killed):
+            train_and_evaluate(config, tmp_path)
+    assert set(scalars(tmp_path)["train_loss"]) == {2, 3}  # the writer was flushed
+    resumed = train_and_evaluate(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+def test_a_finished_run_is_not_trained_again(finished, capsys, caplog):
+    state, workdir = finished
+    config = config_of(**{"model.kwargs.norm": "batch", "eval_batch_size": 50})
+    with caplog.at_level(logging.WARNING):
+        again = train_and_evaluate(config, workdir)
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert "has reached step 6 already" in capsys.readouterr().out
+    assert "eval_batch_size was 256 and is 50" in caplog.text
+
+
+def test_a_checkpoint_of_another_model_is_refused(finished):
+    with pytest.raises(ConfigError, match="does not fit the model"):
+        train_and_evaluate(config_of(**{"model.kwargs.norm": "layer"}), finished[1])
+
+
+def test_divergence_saves_the_last_finite_state_and_raises(tmp_path):
+    fields = {"optimizer.learning_rate": 1e30, "optimizer.name": "sgd", "ntk.enabled": False}
+    config = config_of(**fields, **{"optimizer.warmup_steps": 0})
+    with pytest.raises(NonFiniteLossError, match=r"saved in .*checkpoints") as caught:
+        train_and_evaluate(config, tmp_path)
+    saved = [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
+    assert str(saved[-1]) in str(caught.value)
+    # Continued, it starts from there, and says the same.
+    with pytest.raises(NonFiniteLossError, match=r"saved in .*checkpoints"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_without_the_kernel(tmp_path):
+    config = config_of(**{"ntk.enabled": False, "num_train_steps": 3})
+    train_and_evaluate(config, tmp_path)
+    found = scalars(tmp_path)
+    assert not [tag for tag in found if tag.startswith("ntk/")]
+    assert set(found["eval_accuracy"]) == {0, 3}
