@@ -71,9 +71,8 @@ def _main(argv: list[str]) -> None:
     except (NTKError, ModuleNotFoundError, OSError) as error:
         sys.exit(f"ntk-train: {error}")
     except KeyboardInterrupt:
-        print(
-            f"\nInterrupted. The same command goes on from the last checkpoint in {workdir}, if any."
-        )
+        print(f"\nInterrupted. The same command goes on from the last checkpoint in {workdir}, if")
+        print("there is one, and from the start if not.")
         sys.exit(130)
     print(f"\nDone, {int(state.step)} steps. TensorBoard files and checkpoints: {workdir}")
     print(f"To open them:  tensorboard --logdir {workdir}")
