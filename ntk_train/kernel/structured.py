@@ -149,7 +149,7 @@ def _full_gram(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.
     return jnp.einsum(f"{kept}rts->{layout.out}", g * x.reshape(*sizes, *x.shape[-3:]))
 
 
-_WAYS = {
+_WAYS: dict[str, Callable[[KernelProblem, Any, Any], jax.Array]] = {
     "transposed": _transposed,
     "jacobian": _jacobian,
     "half_gram": _half_gram,
