@@ -114,7 +114,7 @@ def make_plan(
         factors, t = own1[0].factors, sum(site.factors.t for site in own1)
         s = sum(site.factors.t for site in own2)
         sizes = Sizes(labels, factors.r, t, s, factors.a, factors.b)
-        options = _operations(layout, sizes, examples_of(problem))
+        options = _operations(layout, sizes, examples_of(problem), problem.x2 is None)
         way = min(options, key=options.__getitem__)
         row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
         leaves.append(LeafPlan(path, own1, way, sizes, options[way], row))
@@ -139,12 +139,14 @@ def _weight_axes(sites: Sequence[Site]) -> dict[int, object]:
     return {site.leaf: site.factors.weight_axes for site in sites}
 
 
-def _operations(layout: KernelLayout, sizes: Sizes, examples: tuple[str, str]) -> dict[str, int]:
+def _operations(
+    layout: KernelLayout, sizes: Sizes, examples: tuple[str, str], one_sided: bool
+) -> dict[str, int]:
     """Operations of each way to contract one leaf."""
     left, right, (n, m) = layout.left, layout.right, examples
     of = sizes.of
     both = left + right
-    form = of(left + "rtab") + of(right + "rsab")
+    form = of(left + "rtab") + (0 if one_sided else of(right + "rsab"))
     gram_x = of(n + m + "rtsa")
     kept = "".join(label for label in both if label in layout.out + n + m)
     return {
