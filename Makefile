@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS ?= runs
 WORKERS ?= auto
+CHECKED := ntk_train.program,ntk_train.rules,ntk_train.kernel,ntk_train.spectrum,ntk_train.monitor
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=$(CHECKED),beartype.beartype
 
 # The first interpreter that runs and is new enough; only asked when .venv has to be made.
 FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
@@ -34,12 +36,12 @@ format: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# The shapes and types in the signatures are checked while the tests run.
+# The shapes and types in the core's signatures are checked while the tests run.
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not heavy" --jaxtyping-packages=ntk_train,beartype.beartype
+	$(PYTEST) -m "not heavy"
 
 test-all: lint types
-	$(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=ntk_train,beartype.beartype
+	$(PYTEST)
 
 clean:
 	rm -rf $(VENV) $(RUNS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
