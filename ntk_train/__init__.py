@@ -15,9 +15,11 @@ from ntk_train.errors import DtypeError as DtypeError
 from ntk_train.errors import KernelInputError as KernelInputError
 from ntk_train.errors import NonFiniteKernelError as NonFiniteKernelError
 from ntk_train.errors import NTKError as NTKError
+from ntk_train.kernel import Explanation as Explanation
 from ntk_train.kernel import NtkImplementation as NtkImplementation
 from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from ntk_train.kernel import explain as explain
 from ntk_train.kernel import ntk as ntk
 from ntk_train.monitor import Convention as Convention
 from ntk_train.monitor import Measurement as Measurement

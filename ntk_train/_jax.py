@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.extend import core
+from jax.extend import core, source_info_util
 from jax.extend.core import primitives
 
 Literal = core.Literal
@@ -24,7 +24,8 @@ def equation_values(equation: Equation, values: Sequence[Any]) -> list[Any]:
     functions: tuple[Any, ...] = ()
     if isinstance(parameters, tuple):  # a pair on older versions, where calls take functions
         functions, parameters = parameters
-    out = equation.primitive.bind(*functions, *values, **parameters)
+    with source_info_util.user_context(equation.source_info.traceback):  # for `source_line`
+        out = equation.primitive.bind(*functions, *values, **parameters)
     return list(out) if equation.primitive.multiple_results else [out]
 
 

@@ -14,7 +14,7 @@ P        number of parameters; one entry of a flattened parameter is labelled w
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -24,6 +24,9 @@ PyTree: TypeAlias = Any
 
 ApplyFn: TypeAlias = Callable[..., PyTree]
 """`f(params, x) -> outputs`, all three pytrees."""
+
+Groups: TypeAlias = Sequence[Sequence[int]]
+"""Groups of parameter leaves, by their indices, each with a kernel of its own."""
 
 ParamFilter: TypeAlias = Callable[[str], bool]
 """Says for a parameter's path ("Dense_0/kernel") whether to differentiate it."""

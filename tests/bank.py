@@ -135,6 +135,34 @@ def integer_inputs(dtype, normal):
 
 
 @case()
+def embedding_of_repeated_and_missing_tokens(dtype, normal):
+    params = {"table": normal(5, 4), "by_column": normal(3, 6), "w": normal(4, 3)}
+
+    def f(params, x):
+        h = params["table"].at[x].get(mode="fill", fill_value=0.5)  # no row for 5 and above
+        columns = jnp.take(params["by_column"], x % 6, axis=1)  # [3, N, 6]
+        return jnp.tanh(h).mean(axis=1) @ params["w"] + columns.sum(axis=2).T
+
+    ids = np.random.default_rng(1).integers(0, 8, size=(N + M, 6))
+    return f, params, [jnp.asarray(ids[:N]), jnp.asarray(ids[N:])]
+
+
+@case()
+def embedding_with_clipped_indices(dtype, normal):
+    f = lambda table, x: jnp.sin(table.at[x].get(mode="clip").sum(axis=1))
+    ids = np.random.default_rng(1).integers(0, 8, size=(N + M, 6))
+    return f, normal(5, 4), [jnp.asarray(ids[:N]), jnp.asarray(ids[N:])]
+
+
+@case()
+def tied_embedding_and_head(dtype, normal):
+    params = {"table": normal(7, 4), "w": normal(4, 4)}
+    f = lambda p, x: jnp.tanh(p["table"][x].mean(axis=1) @ p["w"]) @ p["table"].T
+    ids = np.random.default_rng(1).integers(0, 7, size=(N + M, 3))
+    return f, params, [jnp.asarray(ids[:N]), jnp.asarray(ids[N:])]
+
+
+@case()
 def outputs_with_positions(dtype, normal):
     conv = lambda w, x: jax.lax.conv_general_dilated(
         x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -163,6 +191,147 @@ def remat_and_jit(dtype, normal):
 def branches(dtype, normal):
     f = lambda w, x: jax.lax.cond(x.sum() > 0, lambda: x @ w, lambda: jnp.sin(x @ w))
     return f, normal(5, 3), (5,)
+
+
+@case()
+def recurrence_with_outputs_at_each_step(dtype, normal):
+    params = {"u": normal(2, 4), "w": normal(4, 4), "b": normal(4), "v": normal(4, 2)}
+
+    def f(params, x):
+        def step(h, x_t):
+            h = jnp.tanh(x_t @ params["u"] + h @ params["w"] + params["b"])
+            return h, h @ params["v"]
+
+        _, ys = jax.lax.scan(step, jnp.zeros((len(x), 4), x.dtype), x.swapaxes(0, 1))
+        return ys.swapaxes(0, 1)
+
+    return f, params, (3, 2)
+
+
+@case()
+def scan_over_layers_with_remat(dtype, normal):
+    params = {"layers": {"w": normal(3, 5, 5) / 2, "b": normal(3, 5)}, "out": normal(5, 2)}
+
+    def f(params, x):
+        layer = lambda h, p: (jnp.tanh(h @ p["w"] + p["b"]), None)
+        return jax.lax.scan(jax.checkpoint(layer), x, params["layers"])[0] @ params["out"]
+
+    return f, params, (5,)
+
+
+@case()
+def scan_in_a_scan(dtype, normal):
+    params = {"w": normal(2, 4, 4) / 2, "u": normal(4, 2), "i": normal(2, 4)}
+
+    def f(params, x):
+        def layer(h, w):
+            step = lambda g, x_t: (jnp.tanh(g @ w + x_t @ params["u"].T), None)
+            return jax.lax.scan(step, h, x.swapaxes(0, 1), reverse=True)[0], h.sum(axis=1)
+
+        h, sums = jax.lax.scan(layer, x[:, 0] @ params["i"], 2 * params["w"])
+        return h * sums.sum(axis=0)[:, None]
+
+    return f, params, (3, 2)
+
+
+@case()
+def slices_of_stacked_and_fused_weights(dtype, normal):
+    params = {"w": normal(3, 6, 6), "qk": normal(6, 6), "split": normal(6, 6), "u": normal(6, 2)}
+
+    def f(params, x):
+        for i in range(3):
+            x = jnp.tanh(x @ params["w"][i])
+        q, k = jnp.split(x @ params["qk"], 2, axis=-1)
+        left, right = jnp.split(params["split"], 2, axis=1)
+        first, second = params["u"][:3], params["u"][3:]
+        return (q * k) @ first + (x @ left) @ second + (x @ right) @ second
+
+    return f, params, (6,)
+
+
+@case()
+def overlapping_slices(dtype, normal):
+    return (lambda w, x: jnp.tanh(x @ w[:5]) @ w[1:]), normal(6, 5), (5,)
+
+
+@case()
+def one_layer_called_several_times(dtype, normal):
+    f = lambda w, x: jnp.sin(jnp.sin(jnp.sin(x @ w) @ w) @ w)
+    return f, normal(5, 5), (5,)
+
+
+@case()
+def loop_with_a_counter(dtype, normal):
+    step = lambda w, x: lambda i, h: jnp.sin(h @ w) + i * x
+    f = lambda w, x: jax.lax.fori_loop(0, 3, step(w, x), x)
+    return f, normal(5, 5), (5,)
+
+
+@case()
+def products_in_every_arrangement(dtype, normal):
+    params = [normal(3, 4, 2), normal(2, 4), normal(3, 2, 5), normal(2, 3, 5, 2)]
+
+    def f(params, x):  # x [N, 4, 2]
+        h = jnp.einsum("nij,kij->nk", x, params[0])  # two contracted axes
+        h = jnp.einsum("nij,ji->nij", x, params[1]).sum(axis=1) + h[:, :2]
+        h = jnp.einsum("nj,kjl->knl", h, params[2])  # the weight's own axes around
+        return jnp.einsum("knl,mklq->nkmq", h, params[3])  # a batched axis
+
+    return f, params, (4, 2)
+
+
+def _convolution(**options):
+    def convolve(w, x):
+        spatial = "HWD"[: x.ndim - 2]
+        layout = options.get("layout", (f"N{spatial}C", f"{spatial}IO", f"N{spatial}C"))
+        return jax.lax.conv_general_dilated(
+            x,
+            w,
+            options.get("strides", (1,) * (x.ndim - 2)),
+            options.get("padding", "SAME"),
+            lhs_dilation=options.get("x_dilation"),
+            rhs_dilation=options.get("w_dilation"),
+            dimension_numbers=layout,
+            feature_group_count=options.get("groups", 1),
+        )
+
+    return lambda w, x: jnp.tanh(convolve(w, x)).sum(axis=tuple(range(1, x.ndim - 1)))
+
+
+@case()
+def convolution_with_strides_and_both_dilations(dtype, normal):
+    f = _convolution(
+        strides=(2, 1), padding=((2, 1), (-1, 3)), x_dilation=(1, 3), w_dilation=(2, 1)
+    )
+    return f, normal(3, 2, 2, 3), (5, 4, 2)
+
+
+@case()
+def convolution_in_groups(dtype, normal):
+    return _convolution(groups=2, padding="VALID"), normal(3, 3, 2, 6), (4, 4, 4)
+
+
+@case()
+def depthwise_convolution(dtype, normal):
+    return _convolution(groups=4), normal(3, 3, 1, 8), (3, 3, 4)
+
+
+@case()
+def convolution_of_sequences_channels_first(dtype, normal):
+    f = _convolution(layout=("NCH", "OIH", "NCH"), padding=((2, 0),))
+    g = lambda w, x: f(w, x.swapaxes(1, 2)).reshape(len(x), -1)
+    return g, normal(3, 2, 3), (6, 2)
+
+
+@case()
+def convolution_of_volumes(dtype, normal):
+    return _convolution(padding="VALID"), normal(2, 2, 2, 1, 2), (3, 3, 3, 1)
+
+
+@case()
+def transposed_convolution(dtype, normal):
+    model = nn.ConvTranspose(2, (3, 3), (2, 2), param_dtype=dtype)
+    return linen(model, (3, 3, 2), dtype, normal)
 
 
 @case(forward=False, gaps={"ntk_vector_products": TypeError})
@@ -215,3 +384,14 @@ def attention(dtype, normal):
             return nn.Dense(2, param_dtype=x.dtype)(x.mean(axis=1))
 
     return linen(Block(), (3, 4), dtype, normal)
+
+
+@case()
+def lstm(dtype, normal):
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            cell = nn.OptimizedLSTMCell(3, param_dtype=x.dtype)
+            return nn.Dense(2, param_dtype=x.dtype)(nn.RNN(cell)(x)[:, -1])
+
+    return linen(Net(), (3, 2), dtype, normal)

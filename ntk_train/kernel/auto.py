@@ -11,17 +11,24 @@ from collections.abc import Callable
 import jax
 
 from ntk_train._jax import has_forward_mode
-from ntk_train._types import KernelProblem
+from ntk_train._types import Groups, KernelProblem
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.structured import prepare, structured
 
-IMPLEMENTATIONS: dict[str, Callable[[KernelProblem], jax.Array]] = {
+IMPLEMENTATIONS: dict[str, Callable[[KernelProblem, Groups], list[jax.Array]]] = {
     "structured": structured,
     "jacobian_contraction": jacobian_contraction,
     "ntk_vector_products": ntk_vector_products,
 }
+
+
+def kernel_of(problem: KernelProblem, implementation: str) -> jax.Array:
+    """The kernel of all leaves together, by the implementation asked for."""
+    everything = range(len(problem.theta))
+    (kernel,) = IMPLEMENTATIONS[implementation_for(problem, implementation)](problem, [everything])
+    return kernel
 
 
 def implementation_for(problem: KernelProblem, implementation: str) -> str:
@@ -39,4 +46,6 @@ def implementation_for(problem: KernelProblem, implementation: str) -> str:
     operations = dict(prepared.plan.operations)
     if not has_forward_mode(prepared.program1.equations):
         del operations["ntk_vector_products"]
-    return min(operations, key=operations.__getitem__)
+    cheapest = min(operations, key=operations.__getitem__)
+    # The others run as many small passes, at a lower rate than the products of the plan.
+    return cheapest if 2 * operations[cheapest] < operations["structured"] else "structured"

@@ -8,15 +8,16 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 
 import functools
 import operator
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ntk_train._types import ApplyFn, KernelProblem, PyTree
+from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
 
 
-def jacobian_contraction(problem: KernelProblem) -> jax.Array:
-    """The kernel of `problem`, in the axes of its layout and at least float32.
+def jacobian_contraction(problem: KernelProblem, groups: Groups) -> list[jax.Array]:
+    """The kernel of each group of leaves, in the axes of the layout and at least float32.
 
     Each parameter's two Jacobians are contracted on their own and the products are added up, so
     that under `jax.jit` the Jacobians need not all be alive at once.
@@ -39,5 +40,8 @@ def jacobian_contraction(problem: KernelProblem) -> jax.Array:
             preferred_element_type=jnp.promote_types(j1.dtype, jnp.float32),
         )
 
-    sizes = [leaf.size for leaf in problem.theta]
-    return functools.reduce(operator.add, map(contract, jacobian1, jacobian2, sizes))
+    def kernel(leaves: Sequence[int]) -> jax.Array:
+        parts = [contract(jacobian1[i], jacobian2[i], problem.theta[i].size) for i in leaves]
+        return functools.reduce(operator.add, parts)
+
+    return [kernel(leaves) for leaves in groups]

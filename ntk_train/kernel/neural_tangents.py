@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel.auto import IMPLEMENTATIONS, implementation_for
+from ntk_train.kernel.auto import kernel_of
 from ntk_train.kernel.problem import split_params
 
 
@@ -116,8 +116,7 @@ def empirical_ntk_fn(
                 batched=axis is not None,
                 precision=None,
             )
-            solve = IMPLEMENTATIONS[implementation_for(problem, name)]
-            return solve(problem) / size
+            return kernel_of(problem, name) / size
 
         outputs1 = jax.eval_shape(lambda p: f(p, x1, **kwargs1), params)
         outputs2 = outputs1

@@ -8,16 +8,43 @@ Neural Tangent Kernel*, ICML 2022, section 3.2 and table 1). The forward pass it
 parameters' parts.
 """
 
+import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
-from ntk_train._types import KernelLayout, KernelProblem, PyTree
+from ntk_train._types import ApplyFn, Groups, KernelLayout, KernelProblem, PyTree
 
 
-def ntk_vector_products(problem: KernelProblem) -> jax.Array:
-    """The kernel of `problem`, in the axes of its layout and at least float32."""
+def ntk_vector_products(problem: KernelProblem, groups: Groups) -> list[jax.Array]:
+    """The kernel of each group of leaves, in the axes of the layout and at least float32."""
+    return [_kernel(_restricted(problem, leaves)) for leaves in groups]
+
+
+def _restricted(problem: KernelProblem, leaves: Sequence[int]) -> KernelProblem:
+    """The same problem with all other leaves held constant."""
+
+    def restrict(f: ApplyFn) -> ApplyFn:
+        def restricted(theta: list[jax.Array], x: PyTree) -> jax.Array:
+            whole = list(problem.theta)
+            for i, leaf in zip(leaves, theta, strict=True):
+                whole[i] = leaf
+            return f(whole, x)
+
+        return restricted
+
+    return dataclasses.replace(
+        problem,
+        f1=restrict(problem.f1),
+        f2=restrict(problem.f2),
+        theta=[problem.theta[i] for i in leaves],
+        paths=[problem.paths[i] for i in leaves],
+    )
+
+
+def _kernel(problem: KernelProblem) -> jax.Array:
     x1, x2 = problem.x1, problem.x1 if problem.x2 is None else problem.x2
     layout = problem.layout
     if not problem.batched:

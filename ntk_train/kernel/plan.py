@@ -53,12 +53,14 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeafPlan:
-    """What is done with one leaf.
+class PartPlan:
+    """What is done with one part of a leaf: all of it, or a slice that is used on its own.
 
     Attributes:
       path: of the parameter.
-      sites: where it meets data on the side of x1; none if it is transposed.
+      leaf: index of its leaf.
+      sites1: where it meets data on the side of x1; none if it is transposed.
+      sites2: the same on the side of x2.
       way: jacobian, half_gram, full_gram or transposed.
       sizes: of its labels, None if it is transposed.
       operations: multiplications and additions of its part of the kernel.
@@ -66,7 +68,9 @@ class LeafPlan:
     """
 
     path: str
-    sites: Sequence[Site]
+    leaf: int
+    sites1: Sequence[Site]
+    sites2: Sequence[Site]
     way: str
     sizes: Sizes | None
     operations: int
@@ -78,12 +82,14 @@ class Plan:
     """What is done with each leaf, and what the implementations would cost in all.
 
     Attributes:
-      leaves: one plan for each differentiated leaf.
+      parts: one plan for each differentiated leaf, or for each of its parts.
       operations: of each implementation, derivatives included.
+      labels: sizes of the labels of the layout.
     """
 
-    leaves: Sequence[LeafPlan]
+    parts: Sequence[PartPlan]
     operations: Mapping[str, int]
+    labels: Mapping[str, int]
 
 
 def examples_of(problem: KernelProblem) -> tuple[str, str]:
@@ -103,22 +109,31 @@ def make_plan(
     layout = problem.layout
     labels = _label_sizes(problem, program1, program2)
     both = math.prod(labels.values())
-    axes1, axes2 = _weight_axes(sites1), _weight_axes(sites2)
-    leaves = []
+    parts: list[PartPlan] = []
     for i, (path, leaf) in enumerate(zip(problem.paths, problem.theta, strict=True)):
-        own1 = [site for site in sites1 if site.leaf == i]
-        own2 = [site for site in sites2 if site.leaf == i]
-        if not own1 or axes1[i] != axes2.get(i):  # both sides must have the same theta labels
-            leaves.append(LeafPlan(path, (), "transposed", None, 2 * both * leaf.size, leaf.size))
+        groups1, groups2 = _parts_of(i, sites1), _parts_of(i, sites2)
+        axes1, axes2 = ([group[0].weight_axes for group in groups] for groups in (groups1, groups2))
+        if not groups1 or axes1 != axes2:  # both sides must have the same theta labels
+            cost, row = 2 * both * leaf.size, leaf.size
+            parts.append(PartPlan(path, i, (), (), "transposed", None, cost, row))
             continue
-        factors, t = own1[0].factors, sum(site.factors.t for site in own1)
-        s = sum(site.factors.t for site in own2)
-        sizes = Sizes(labels, factors.r, t, s, factors.a, factors.b)
-        options = _operations(layout, sizes, examples_of(problem), problem.x2 is None)
-        way = min(options, key=options.__getitem__)
-        row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
-        leaves.append(LeafPlan(path, own1, way, sizes, options[way], row))
-    return Plan(leaves, _totals(problem, labels, program1, program2, leaves))
+        for own1, own2 in zip(groups1, groups2, strict=True):
+            t, s = (sum(site.t for site in own) for own in (own1, own2))
+            sizes = Sizes(labels, own1[0].r, t, s, own1[0].factors.a, own1[0].factors.b)
+            options = _operations(layout, sizes, examples_of(problem), problem.x2 is None)
+            if own1[0].factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
+                del options["jacobian"]
+            way = min(options, key=options.__getitem__)
+            row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
+            parts.append(PartPlan(path, i, own1, own2, way, sizes, options[way], row))
+    return Plan(parts, _totals(problem, labels, program1, program2, parts), labels)
+
+
+def _parts_of(leaf: int, sites: Sequence[Site]) -> list[list[Site]]:
+    """The sites of a leaf, by its parts in order."""
+    own = [site for site in sites if site.view.leaf == leaf]
+    numbers = sorted({site.part for site in own})
+    return [[site for site in own if site.part == number] for number in numbers]
 
 
 def _label_sizes(
@@ -133,10 +148,6 @@ def _label_sizes(
     layout = problem.layout
     x2 = problem.x1 if problem.x2 is None else problem.x2
     return side(layout.left, problem.x1, program1) | side(layout.right, x2, program2)
-
-
-def _weight_axes(sites: Sequence[Site]) -> dict[int, object]:
-    return {site.leaf: site.factors.weight_axes for site in sites}
 
 
 def _operations(
@@ -161,7 +172,7 @@ def _totals(
     labels: Mapping[str, int],
     program1: LinearProgram,
     program2: LinearProgram,
-    leaves: Sequence[LeafPlan],
+    parts: Sequence[PartPlan],
 ) -> dict[str, int]:
     """Operations of the three implementations, by one and the same count."""
     layout = problem.layout
@@ -177,16 +188,16 @@ def _totals(
     )
     backward = sum(count * program.operations for count, program in passes)
     saved = passes[0][0] * sum(
-        2 * leaf.sizes.r * leaf.sizes.t * leaf.sizes.a * leaf.sizes.b
-        for leaf in leaves
-        if leaf.sizes
+        2 * part.sizes.of("rtb" if part.sites1[0].factors.one_hot else "rtab")
+        for part in parts
+        if part.sizes
     )
     both = math.prod(labels.values())
     num_parameters = sum(leaf.size for leaf in problem.theta)
     columns = rows(layout.right)
     forward = columns * (labels[n] if n and n not in layout.shared else 1) * program1.operations
     return {
-        "structured": max(backward - saved, 0) + sum(leaf.operations for leaf in leaves),
+        "structured": max(backward - saved, 0) + sum(part.operations for part in parts),
         "jacobian_contraction": backward + 2 * both * num_parameters,
         "ntk_vector_products": columns * program2.operations + forward,
     }

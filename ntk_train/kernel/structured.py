@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ntk_train._types import ApplyFn, KernelProblem, PyTree
-from ntk_train.kernel.plan import LeafPlan, Plan, examples_of, make_plan
+from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
+from ntk_train.kernel.plan import Plan, examples_of, make_plan
 from ntk_train.program.cotangents import derivatives
 from ntk_train.program.linear import LinearProgram, linear_program
 from ntk_train.program.sites import Site, find_sites
@@ -29,7 +29,8 @@ class Factored(NamedTuple):
     """One side's Jacobian of one leaf, as the factors of a product.
 
     Attributes:
-      x: [n, r, t, a], without n where examples are coupled.
+      x: [n, r, t, a], without n where examples are coupled; integers [n, r, t, 1] are the
+        places of the ones in one-hot rows, -1 for a row of zeros.
       g: [*labels of the side, r, t, b].
     """
 
@@ -58,20 +59,28 @@ def prepare(problem: KernelProblem) -> Prepared:
     plan = make_plan(problem, program1, sites1, program2, sites2)
 
     def cut(sites: Sequence[Site]) -> list[Site]:
-        return [site for site in sites if plan.leaves[site.leaf].way != "transposed"]
+        factored = {part.leaf for part in plan.parts if part.way != "transposed"}
+        return [site for site in sites if site.view.leaf in factored]
 
     return Prepared(problem, plan, program1, program2, cut(sites1), cut(sites2))
 
 
-def structured(problem: KernelProblem) -> jax.Array:
-    """The kernel of `problem`, in the axes of its layout and at least float32."""
+def structured(problem: KernelProblem, groups: Groups) -> list[jax.Array]:
+    """The kernel of each group of leaves, in the axes of the layout and at least float32."""
     prepared = prepare(problem)
+    parts = prepared.plan.parts
     side1 = _side(problem, prepared.program1, prepared.sites1, problem.x1)
-    side2 = side1
+    left = right = [_of_part(side1, part.leaf, part.sites1) for part in parts]
     if problem.x2 is not None:
         side2 = _side(problem, prepared.program2, prepared.sites2, problem.x2)
-    parts = map(functools.partial(_contract, problem), prepared.plan.leaves, side1, side2)
-    return functools.reduce(operator.add, parts)
+        right = [_of_part(side2, part.leaf, part.sites2) for part in parts]
+
+    def kernel(leaves: Sequence[int]) -> jax.Array:
+        own = [i for i, part in enumerate(parts) if part.leaf in leaves]
+        kernels = [_WAYS[parts[i].way](problem, left[i], right[i]) for i in own]
+        return functools.reduce(operator.add, kernels)
+
+    return [kernel(leaves) for leaves in groups]
 
 
 def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> tuple[LinearProgram, list[Site]]:
@@ -85,29 +94,27 @@ def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> tuple[LinearProgram
 
 def _side(
     problem: KernelProblem, program: LinearProgram, sites: Sequence[Site], x: PyTree
-) -> list[Factored | jax.Array]:
-    """For each leaf its factors, or its Jacobian [*labels, *leaf.shape]."""
+) -> tuple[dict[int, Factored], dict[int, jax.Array]]:
+    """Factors by the `id` of their site, Jacobians [*labels, *leaf.shape] by their leaf."""
 
     def of_one(x: PyTree) -> tuple[list, dict]:
         return derivatives(program, sites, problem.theta, jax.tree.leaves(x))
 
     of_all: Callable = jax.vmap(of_one) if problem.batched else of_one
     factors, jacobians = of_all(x)
-
-    def side_of(leaf: int) -> Factored | jax.Array:
-        if leaf in jacobians:
-            return jacobians[leaf]
-        uses = [pair for pair, site in zip(factors, sites, strict=True) if site.leaf == leaf]
-        # Uses of one weight are positions that share it: their cross terms come of themselves.
-        xs, gs = zip(*uses, strict=True)
-        return Factored(jnp.concatenate(xs, axis=-2), jnp.concatenate(gs, axis=-2))
-
-    return [side_of(leaf) for leaf in range(len(problem.theta))]
+    by_site = {id(site): Factored(*pair) for site, pair in zip(sites, factors, strict=True)}
+    return by_site, jacobians
 
 
-def _contract(problem: KernelProblem, plan: LeafPlan, leaf1: Any, leaf2: Any) -> jax.Array:
-    """One leaf's part of the kernel."""
-    return _WAYS[plan.way](problem, leaf1, leaf2)
+def _of_part(
+    side: tuple[dict[int, Factored], dict[int, jax.Array]], leaf: int, sites: Sequence[Site]
+) -> Factored | jax.Array:
+    """Uses of one weight are positions that share it: their cross terms come of themselves."""
+    by_site, jacobians = side
+    if not sites:
+        return jacobians[leaf]
+    xs, gs = zip(*(by_site[id(site)] for site in sites), strict=True)
+    return Factored(jnp.concatenate(xs, axis=-2), jnp.concatenate(gs, axis=-2))
 
 
 def _transposed(problem: KernelProblem, j1: jax.Array, j2: jax.Array) -> jax.Array:
@@ -133,7 +140,7 @@ def _jacobian(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.A
 def _half_gram(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.Array:
     layout, (n, m) = problem.layout, examples_of(problem)
     nm, left_m = _distinct(n + m), _distinct(layout.left + m)
-    x = _product(problem, f"{n}rta,{m}rsa->{nm}rts", leaf1.x, leaf2.x)
+    x = _gram_of_inputs(problem, leaf1, leaf2)
     z = _product(problem, f"{nm}rts,{layout.left}rtb->{left_m}rsb", x, leaf1.g)
     return _product(problem, f"{left_m}rsb,{layout.right}rsb->{layout.out}", z, leaf2.g)
 
@@ -142,11 +149,24 @@ def _full_gram(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.
     layout, (n, m) = problem.layout, examples_of(problem)
     nm = _distinct(n + m)
     kept = _distinct(v for v in layout.left + layout.right if v in layout.out + nm)
-    x = _product(problem, f"{n}rta,{m}rsa->{nm}rts", leaf1.x, leaf2.x)
+    x = _gram_of_inputs(problem, leaf1, leaf2)
     g = _product(problem, f"{layout.left}rtb,{layout.right}rsb->{kept}rts", leaf1.g, leaf2.g)
     # Entry by entry: as one more matrix product this would be many tiny ones.
     sizes = [size if label in nm else 1 for label, size in zip(kept, g.shape, strict=False)]
     return jnp.einsum(f"{kept}rts->{layout.out}", g * x.reshape(*sizes, *x.shape[-3:]))
+
+
+def _gram_of_inputs(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.Array:
+    """The products of inputs, x x^T over a: [n, m, r, t, s]."""
+    n, m = examples_of(problem)
+    expression = f"{n}rta,{m}rsa->{_distinct(n + m)}rts"
+    if not jnp.issubdtype(leaf1.x.dtype, jnp.integer):
+        return _product(problem, expression, leaf1.x, leaf2.x)
+    i, j = leaf1.x[..., 0], leaf2.x[..., 0]  # [n, r, t], [m, r, s]
+    if n != m:
+        i, j = i[:, None], j[None, :]
+    i, j = i[..., :, None], j[..., None, :]
+    return ((i == j) & (i >= 0)).astype(leaf1.g.dtype)
 
 
 _WAYS: dict[str, Callable[[KernelProblem, Any, Any], jax.Array]] = {

@@ -13,16 +13,16 @@
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel.auto import IMPLEMENTATIONS, implementation_for
+from ntk_train.kernel.auto import IMPLEMENTATIONS, implementation_for, kernel_of
 from ntk_train.kernel.problem import make_problem
 
 
@@ -37,7 +37,8 @@ def ntk(
     batched: bool = True,
     precision: str | None = "highest",
     param_filter: ParamFilter | None = None,
-) -> Float[Array, "..."]:
+    per_layer: bool | Callable[[str], str] = False,
+) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
     A pure JAX function: use it under `jax.jit` (which is much faster than op by op) and `jax.vmap`,
@@ -66,10 +67,13 @@ def ntk(
         `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
         the kernel itself at "highest", as does the default.
       param_filter: from a parameter's path ("Dense_0/kernel") to whether it is differentiated.
+      per_layer: True returns the parts of the kernel by layer, which add up to the whole: a layer
+        is what a path names before its last "/". A function from the path to the name of a group
+        makes other parts.
 
     Returns:
       The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
-      logits, [N, M, O] for diagonal.
+      logits, [N, M, O] for diagonal. With `per_layer` a dict of such kernels by name.
 
     Raises:
       KernelInputError: shapes, structure or values of an argument do not fit; the text says which.
@@ -92,7 +96,22 @@ def ntk(
             precision=precision,
             param_filter=param_filter,
         )
-        return IMPLEMENTATIONS[name](problem)
+        if per_layer is False:
+            return kernel_of(problem, name)
+        groups = _groups(problem.paths, _layer_of if per_layer is True else per_layer)
+        return dict(zip(groups, IMPLEMENTATIONS[name](problem, [*groups.values()]), strict=True))
+
+
+def _layer_of(path: str) -> str:
+    """What a path names before its last part: "Conv_0" of "Conv_0/kernel"."""
+    return path.rpartition("/")[0] or path
+
+
+def _groups(paths: Sequence[str], group_of: Callable[[str], str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i, path in enumerate(paths):
+        groups.setdefault(group_of(path), []).append(i)
+    return groups
 
 
 def resolve(

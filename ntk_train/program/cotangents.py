@@ -2,18 +2,22 @@
 
 Every site's output is replaced by a probe, every leaf without sites stays an input; the transpose
 of what is left, applied to the O one-hot cotangents, gives the cotangent of each site and the
-Jacobian of each remaining leaf, and no cotangent of a cut weight is ever formed.
+Jacobian of each remaining leaf, and no cotangent of a cut weight is ever formed. A site in a scan
+has a probe for each iteration.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from ntk_train._jax import Literal, Var, equation_values, shape_of
-from ntk_train.program.linear import LinearProgram
+from ntk_train._jax import Equation, Literal, Var, equation_values, shape_of
+from ntk_train.program.linear import Block, LinearProgram, Scan
 from ntk_train.program.sites import Site
+
+_Values = dict[Var, Any]
 
 
 def derivatives(
@@ -34,33 +38,21 @@ def derivatives(
       For each site (x[r,t,a], g[*out,r,t,b]), and for each leaf without sites its Jacobian
       [*out, *leaf.shape], where out are the axes of f's output.
     """
-    known = dict(program.consts)
-    known.update(zip(program.theta, theta, strict=True))
-    known.update(zip(program.x, x, strict=True))
-    for equation in program.equations:
-        if not any(v in program.linear for v in equation.outvars):
-            values = [_read(known, v) for v in equation.invars]
-            known.update(zip(equation.outvars, equation_values(equation, values), strict=True))
-
     cut = {id(site.equation): i for i, site in enumerate(sites)}
-    of_sites = {site.leaf for site in sites}
+    known = _known(program, dict(zip(program.inputs, [*theta, *x], strict=False)))
+    operands = _operands(program, known, cut, sites)
+    of_sites = {site.view.leaf for site in sites}
     whole = [i for i in range(len(theta)) if i not in of_sites]
 
     def rest(probes: list[jax.Array], tangents: list[jax.Array]) -> jax.Array:
-        env = dict(known)
-        env.update((program.tangents[i], t) for i, t in zip(whole, tangents, strict=True))
-        for equation in program.equations:
-            if id(equation) in cut:
-                env[equation.outvars[0]] = probes[cut[id(equation)]]
-            elif equation.outvars[0] in program.linear and _has_inputs(equation, env):
-                values = [_read(env, v) for v in equation.invars]
-                env.update(zip(equation.outvars, equation_values(equation, values), strict=True))
-        return _read(env, program.out)
+        inputs = {program.tangents[i]: t for i, t in zip(whole, tangents, strict=True)}
+        (out,) = _linear(program, known | inputs, cut, dict(enumerate(probes)))
+        return jnp.asarray(out)
 
-    probes = [shape_of(site.equation.outvars[0]) for site in sites]
-    tangents = [shape_of(program.theta[i]) for i in whole]
     out = shape_of(program.out)
-    transpose = jax.linear_transpose(rest, probes, tangents)
+    transpose = jax.linear_transpose(
+        rest, [_probe(site) for site in sites], [shape_of(program.theta[i]) for i in whole]
+    )
     one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
     of_probes, of_tangents = jax.vmap(transpose)(one_hot)
 
@@ -68,19 +60,167 @@ def derivatives(
         return rows.reshape(*out.shape, *rows.shape[1:])
 
     factors = []
-    for site, cotangent in zip(sites, of_probes, strict=True):
-        g = jax.vmap(site.factors.g)(cotangent)
-        for scale in site.scales:
-            g = g * _read(known, scale).astype(g.dtype).reshape(())
-        data = _read(known, site.equation.invars[site.factors.data])
-        factors.append((site.factors.x(data), with_outputs(g)))
+    for i, (site, cotangent) in enumerate(zip(sites, of_probes, strict=True)):
+        x_factor, g_factor = site.factors.x, site.factors.g
+        for _ in site.view.scans:
+            x_factor, g_factor = jax.vmap(x_factor), jax.vmap(g_factor)
+        g = jax.vmap(g_factor)(cotangent)
+        for scale, is_divisor in site.view.scales:
+            number = jnp.reshape(_read(known, scale), ()).astype(g.dtype)
+            g = g / number if is_divisor else g * number
+        factors.append((_joined(site, x_factor(operands[i])), with_outputs(_joined(site, g))))
     return factors, {i: with_outputs(j) for i, j in zip(whole, of_tangents, strict=True)}
 
 
-def _read(env: dict[Var, Any], v: Any) -> Any:
+def _known(block: Block, env: _Values) -> _Values:
+    """The values of all variables that no tangent enters."""
+    env = {**block.consts, **env}
+    for equation in block.equations:
+        if not block.is_linear(equation):
+            values = [_read(env, v) for v in equation.invars]
+            env.update(zip(equation.outvars, equation_values(equation, values), strict=True))
+    return env
+
+
+def _operands(
+    block: Block, env: _Values, cut: Mapping[int, int], sites: Sequence[Site]
+) -> dict[int, Any]:
+    """The data at each site of a block, by the site's number; stacked by the scans around it."""
+    operands = {}
+    for equation in block.equations:
+        if id(equation) in cut:
+            i = cut[id(equation)]
+            operands[i] = _read(env, equation.invars[sites[i].factors.data])
+        elif _sites_inside(block, equation, cut):
+            operands.update(_operands_of_scan(block, equation, env, cut, sites))
+    return operands
+
+
+def _operands_of_scan(
+    block: Block,
+    equation: Equation,
+    env: _Values,
+    cut: Mapping[int, int],
+    sites: Sequence[Site],
+) -> dict[int, Any]:
+    scan = block.scans[id(equation)]
+    consts, slices = _inputs(block, equation, env, linear=False)
+
+    def step(_: None, slices: dict[int, Any]) -> Any:
+        known = _known(scan.body, _bind(scan, consts | slices))
+        return None, _operands(scan.body, known, cut, sites)
+
+    return _run(scan, step, None, slices)[1]
+
+
+def _linear(
+    block: Block, env: _Values, cut: Mapping[int, int], probes: Mapping[int, Any]
+) -> list[Any]:
+    """The outputs of a block from its known values, and from probes in place of its sites."""
+    for equation in block.equations:
+        if not block.is_linear(equation):
+            continue
+        if id(equation) in cut:
+            env[equation.outvars[0]] = probes[cut[id(equation)]]
+        elif inside := _sites_inside(block, equation, cut):
+            own = {i: probes[i] for i in inside}
+            outputs = _linear_scan(block, equation, env, cut, own)
+            env.update(zip(equation.outvars, outputs, strict=True))
+        elif all(isinstance(v, Literal) or v in env for v in equation.invars):
+            values = [_read(env, v) for v in equation.invars]
+            env.update(zip(equation.outvars, equation_values(equation, values), strict=True))
+        # What is left makes views of cut leaves, whose tangents are nowhere.
+    return [_read(env, v) for v in block.outputs]
+
+
+def _linear_scan(
+    block: Block,
+    equation: Equation,
+    env: _Values,
+    cut: Mapping[int, int],
+    probes: Mapping[int, Any],
+) -> list[Any]:
+    """The outputs of a scan that has sites inside, with slices of their probes."""
+    scan = block.scans[id(equation)]
+    known_consts, known_slices = _inputs(block, equation, env, linear=False)
+    consts, slices = _inputs(block, equation, env, linear=True)
+    first, last = scan.num_consts, scan.num_consts + scan.num_carry
+    init = [
+        jnp.asarray(_read(env, outer), shape_of(inner).dtype)
+        for outer, inner in zip(
+            equation.invars[first:last], scan.body.inputs[first:last], strict=True
+        )
+    ]
+
+    def step(state: Any, xs: Any) -> Any:
+        carry, consts = state
+        probes, slices, known_slices = xs
+        known = _known(scan.body, _bind(scan, known_consts | known_slices))
+        tangents = _bind(scan, consts | slices | dict(enumerate(carry, first)))
+        outputs = _linear(scan.body, known | tangents, cut, probes)
+        return (outputs[: scan.num_carry], consts), outputs[scan.num_carry :]
+
+    # Linear constants travel in the carry and linear slices come before known ones: the order that
+    # JAX asks of a scan to transpose it.
+    (carry, _), stacked = _run(scan, step, (init, consts), (dict(probes), slices, known_slices))
+    return [*carry, *stacked]
+
+
+def _run(scan: Scan, step: Any, init: Any, xs: Any) -> Any:
+    return lax.scan(step, init, xs, length=scan.length, reverse=scan.reverse, unroll=scan.unroll)
+
+
+def _inputs(
+    block: Block, equation: Equation, env: _Values, *, linear: bool
+) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Constants and slices of a scan by their positions, those of tangents or the known ones."""
+    scan = block.scans[id(equation)]
+    values = {
+        i: _read(env, v)
+        for i, v in enumerate(equation.invars)
+        if (isinstance(v, Literal) and not linear)
+        or (not isinstance(v, Literal) and v in env and linear == (v in block.linear))
+    }
+    consts = {i: value for i, value in values.items() if i < scan.num_consts}
+    slices = {i: v for i, v in values.items() if i >= scan.num_consts + scan.num_carry}
+    return consts, slices
+
+
+def _bind(scan: Scan, by_position: Mapping[int, Any]) -> _Values:
+    return {scan.body.inputs[i]: value for i, value in by_position.items()}
+
+
+def _sites_inside(block: Block, equation: Equation, cut: Mapping[int, int]) -> list[int]:
+    """Numbers of the sites in the body of a scan, none of any other equation."""
+    scan = block.scans.get(id(equation))
+    if scan is None:
+        return []
+    inside = [cut[id(inner)] for inner in scan.body.equations if id(inner) in cut]
+    deeper = [_sites_inside(scan.body, inner, cut) for inner in scan.body.equations]
+    return sum(deeper, inside)
+
+
+def _probe(site: Site) -> jax.ShapeDtypeStruct:
+    """Shape of the outputs of a site, stacked by the scans around it."""
+    one = shape_of(site.equation.outvars[0])
+    lengths = [scan.length for scan, _ in site.view.scans]
+    return jax.ShapeDtypeStruct((*lengths, *one.shape), one.dtype)
+
+
+def _joined(site: Site, factor: jax.Array) -> jax.Array:
+    """Iterations with one weight join the positions t, those with a weight each the labels r.
+
+    From [*others, *iterations, r, t, feature] to [*others, r, t, feature].
+    """
+    sliced = [s for _, s in site.view.scans]
+    others = factor.ndim - 3 - len(sliced)
+    levels = range(others, others + len(sliced))
+    of_r = [axis for axis, s in zip(levels, sliced, strict=True) if s]
+    of_t = [axis for axis, s in zip(levels, sliced, strict=True) if not s]
+    r, t, feature = range(factor.ndim - 3, factor.ndim)
+    moved = factor.transpose(*range(others), *of_r, r, *of_t, t, feature)
+    return moved.reshape(*factor.shape[:others], site.r, site.t, factor.shape[-1])
+
+
+def _read(env: _Values, v: Any) -> Any:
     return v.val if isinstance(v, Literal) else env[v]
-
-
-def _has_inputs(equation: Any, env: dict[Var, Any]) -> bool:
-    """False for views of cut leaves, whose tangents are nowhere."""
-    return all(isinstance(v, Literal) or v in env for v in equation.invars)

@@ -4,7 +4,8 @@
 
 `jax.linearize` has already dealt with nonlinearities, `custom_jvp` and `custom_vjp`; `jit` and
 `remat` calls that a parameter's tangent enters are inlined here. What is left is one list of
-equations over theta, x and dtheta, in which a dependency analysis is a single pass.
+equations over theta, x and dtheta, in which a dependency analysis is a single pass; the body of a
+scan is such a list again.
 (R. Novak et al., *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 3.3, works on the
 same linearised program.)
 """
@@ -12,7 +13,7 @@ same linearised program.)
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,35 +33,89 @@ from ntk_train._types import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LinearProgram:
-    """Equations of `dy`, in order, over single assignments.
+class Block:
+    """A list of equations over single assignments, some of them linear in tangents.
 
     Attributes:
-      equations: all of them, those that involve no tangent included.
+      inputs: its variables in, in order.
+      outputs: its variables or literals out.
       consts: values of the variables that are constants of the trace.
+      equations: in order; those that involve no tangent are the known ones.
+      linear: variables that depend on a tangent, and do so linearly.
+      scans: of each scan that a tangent enters and that can be opened, by the equation's `id`.
+    """
+
+    inputs: Sequence[Var]
+    outputs: Sequence[Any]
+    consts: Mapping[Var, Any]
+    equations: Sequence[Equation]
+    linear: frozenset[Var]
+    scans: Mapping[int, "Scan"]
+
+    def is_linear(self, equation: Equation) -> bool:
+        """Whether a tangent enters the equation."""
+        return any(v in self.linear for v in equation.outvars)
+
+    @functools.cached_property
+    def operations(self) -> int:
+        """Multiplications and additions of the linear part, or of its transpose."""
+        return sum(_operations(equation) for equation in self.equations if self.is_linear(equation))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scan:
+    """A scan whose carry is all linear, so that it can be cut inside.
+
+    Attributes:
+      body: what runs in each iteration; its inputs are constants, carry and slices, in this order.
+      num_consts: how many inputs are the same in each iteration.
+      num_carry: how many go from iteration to iteration.
+      length: number of iterations.
+      reverse: whether it runs from the last slice to the first.
+      unroll: how many iterations are compiled as one.
+    """
+
+    body: Block
+    num_consts: int
+    num_carry: int
+    length: int
+    reverse: bool
+    unroll: int | bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LinearProgram(Block):
+    """The whole program; its inputs are theta, x and dtheta, its one output is dy.
+
+    Attributes:
       theta: variables of the parameters' leaves.
       x: variables of the leaves of one input.
       tangents: variables of dtheta, one for each leaf of theta.
       out: what dy is, an array of any shape.
-      linear: all variables that depend on a tangent, and do so linearly.
     """
 
-    equations: Sequence[Equation]
-    consts: dict[Var, Any]
-    theta: Sequence[Var]
-    x: Sequence[Var]
-    tangents: Sequence[Var]
-    out: Any
-    linear: frozenset[Var]
+    num_theta: int
+    num_x: int
 
-    @functools.cached_property
-    def operations(self) -> int:
-        """Multiplications and additions of dy for one dtheta, or of its transpose for one dy."""
-        return sum(
-            operations(equation)
-            for equation in self.equations
-            if any(v in self.linear for v in equation.outvars)
-        )
+    @property
+    def theta(self) -> Sequence[Var]:
+        """Variables of the parameters' leaves."""
+        return self.inputs[: self.num_theta]
+
+    @property
+    def x(self) -> Sequence[Var]:
+        """Variables of the leaves of one input."""
+        return self.inputs[self.num_theta : self.num_theta + self.num_x]
+
+    @property
+    def tangents(self) -> Sequence[Var]:
+        """Variables of dtheta, one for each leaf of theta."""
+        return self.inputs[self.num_theta + self.num_x :]
+
+    @property
+    def out(self) -> Any:
+        """What dy is, an array of any shape."""
+        return self.outputs[0]
 
 
 def linear_program(
@@ -76,27 +131,50 @@ def linear_program(
         return derivative(list(leaves[n + m :]))
 
     nested = jax.make_jaxpr(tangent)(*theta, *x_leaves, *theta)
+    is_tangent = [False] * (n + m) + [True] * n
+    block = _flatten(nested.jaxpr, nested.consts, is_tangent)
+    fields = {field.name: getattr(block, field.name) for field in dataclasses.fields(Block)}
+    return LinearProgram(**fields, num_theta=n, num_x=m)
 
-    def inlined(*leaves: Any) -> Any:
-        is_tangent = [False] * (n + m) + [True] * n
-        return _inline(nested.jaxpr, nested.consts, leaves, is_tangent)
 
-    flat = jax.make_jaxpr(inlined)(*theta, *x_leaves, *theta)
-    variables = flat.jaxpr.invars
-    (out,) = flat.jaxpr.outvars
-    linear = set(variables[n + m :])
+def _flatten(jaxpr: Any, consts: Sequence[Any], is_tangent: Sequence[bool]) -> Block:
+    """Inlines the calls that a tangent enters, and opens the scans."""
+    shapes = [shape_of(v) for v in jaxpr.invars]
+    flat = jax.make_jaxpr(lambda *values: _inline(jaxpr, consts, values, is_tangent))(*shapes)
+    linear = {v for v, yes in zip(flat.jaxpr.invars, is_tangent, strict=True) if yes}
+    scans = {}
     for equation in flat.jaxpr.eqns:
-        if any(not isinstance(v, Literal) and v in linear for v in equation.invars):
+        flags = [not isinstance(v, Literal) and v in linear for v in equation.invars]
+        if any(flags):
             linear.update(equation.outvars)
-    return LinearProgram(
-        equations=flat.jaxpr.eqns,
+            scan = _open(equation, flags)
+            if scan is not None:
+                scans[id(equation)] = scan
+    return Block(
+        inputs=flat.jaxpr.invars,
+        outputs=flat.jaxpr.outvars,
         consts=dict(zip(flat.jaxpr.constvars, flat.consts, strict=True)),
-        theta=variables[:n],
-        x=variables[n : n + m],
-        tangents=variables[n + m :],
-        out=out,
+        equations=flat.jaxpr.eqns,
         linear=frozenset(linear),
+        scans=scans,
     )
+
+
+def _open(equation: Equation, is_tangent: Sequence[bool]) -> Scan | None:
+    """The inside of a scan, None of any other equation and of one with a known carry."""
+    if equation.primitive is not scan_p:
+        return None
+    jaxpr, consts, num_consts, num_carry = scan_body(equation)
+    carry = jaxpr.outvars[:num_carry]
+    # A carry that starts at zero, as a known constant, is linear all the same if it ends so.
+    flags = list(is_tangent)
+    flags[num_consts : num_consts + num_carry] = [True] * num_carry
+    body = _flatten(jaxpr, consts, flags)
+    ends = body.outputs[: len(carry)]
+    if any(not isinstance(v, Literal) and v not in body.linear for v in ends):
+        return None
+    params = equation.params
+    return Scan(body, num_consts, num_carry, params["length"], params["reverse"], params["unroll"])
 
 
 def _inline(
@@ -119,7 +197,7 @@ def _inline(
     return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
 
 
-def operations(equation: Equation) -> int:
+def _operations(equation: Equation) -> int:
     """Multiplications and additions of one equation, with a scan's body as often as it runs."""
     size = sum(shape_of(v).size for v in equation.outvars)
     if equation.primitive is lax.dot_general_p:
@@ -127,12 +205,11 @@ def operations(equation: Equation) -> int:
         shape = shape_of(equation.invars[0]).shape
         return 2 * size * math.prod(shape[axis] for axis in contracted)
     if equation.primitive is lax.conv_general_dilated_p:
-        kernel, spec = (
-            shape_of(equation.invars[1]).shape,
-            equation.params["dimension_numbers"].rhs_spec,
+        kernel = shape_of(equation.invars[1]).shape
+        return (
+            2 * size * math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         )
-        return 2 * size * math.prod(kernel) // kernel[spec[0]]
     if equation.primitive is scan_p:
         body, *_ = scan_body(equation)
-        return equation.params["length"] * sum(operations(inner) for inner in body.eqns)
+        return equation.params["length"] * sum(_operations(inner) for inner in body.eqns)
     return size

@@ -1,19 +1,43 @@
 """Where a parameter's tangent meets data: the sites at which the linear program can be cut.
 
-A tangent that has only been reshaped, transposed, sliced or scaled by a number is a *view* of its
-leaf. An equation that combines one view with data, and that a rule factors, is a *site*. A leaf
-all of whose uses are sites of one view is cut there; every other leaf is left to the transposition
-of the program, which gives its Jacobian as it is: always right, and for biases and scales the best.
+A tangent that has only been rearranged, sliced or scaled by a number is a *view* of its leaf. An
+equation that combines one view with data, and that a rule factors, is a *site*. A leaf all of whose
+uses are sites, of one view or of views that do not overlap, is cut there; every other leaf is left
+to the transposition of the program, which gives its Jacobian as it is: always right, and for biases
+and scales the best.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from jax import lax
 
-from ntk_train._jax import Equation, Literal, Var, shape_of
-from ntk_train.program.linear import LinearProgram
+from ntk_train._jax import Equation, Literal, Var, equation_values, shape_of
+from ntk_train.program.linear import Block, LinearProgram, Scan
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A rearranged part of one leaf's tangent.
+
+    Attributes:
+      leaf: index of the leaf.
+      var: the variable that holds it.
+      chain: the equations that made it, first to last, and which of their outputs.
+      scales: numbers by which it was multiplied.
+      scans: the scans entered on the way, and for each whether the view is sliced by it.
+    """
+
+    leaf: int
+    var: Var
+    chain: tuple[tuple[Equation, int], ...] = ()
+    scales: tuple[Any, ...] = ()
+    scans: tuple[tuple[Scan, bool], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,36 +46,42 @@ class Site:
 
     Attributes:
       equation: the equation.
-      weight: position of the view among its inputs.
-      leaf: index of the parameter's leaf.
-      view: the view's variable; sites that share it see the same weight.
-      scales: variables of numbers by which the view was multiplied.
+      view: of the weight that meets data there.
       factors: what the rule says.
+      part: index of the part of the leaf that it uses, counted over the whole program.
     """
 
     equation: Equation
-    weight: int
-    leaf: int
-    view: Var
-    scales: tuple[Any, ...]
+    view: View
     factors: Any
+    part: int = -1
+
+    @property
+    def r(self) -> int:
+        """What input, weight and output share, iterations with a weight each included."""
+        return self.factors.r * math.prod(s.length for s, sliced in self.view.scans if sliced)
+
+    @property
+    def t(self) -> int:
+        """Positions that share the weight, iterations included."""
+        return self.factors.t * math.prod(s.length for s, sliced in self.view.scans if not sliced)
+
+    @property
+    def weight_axes(self) -> Any:
+        """Equal for sites with the same theta labels."""
+        return self.factors.weight_axes, tuple(sliced for _, sliced in self.view.scans)
 
 
-@dataclasses.dataclass(frozen=True)
-class _View:
-    leaf: int
-    scales: tuple[Any, ...] = ()
-
-
-_STRUCTURAL = {
-    lax.reshape_p,
-    lax.transpose_p,
-    lax.squeeze_p,
+_REARRANGE = {
     lax.copy_p,
-    lax.convert_element_type_p,
-    lax.neg_p,
+    lax.reshape_p,
     lax.rev_p,
+    lax.slice_p,
+    lax.split_p,
+    lax.squeeze_p,
+    lax.transpose_p,
 }
+_KEEP_PLACES = {lax.convert_element_type_p, lax.neg_p, lax.mul_p, lax.div_p}
 
 
 def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any]) -> list[Site]:
@@ -62,68 +92,154 @@ def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any
       factors_of: from an equation and a position to the rule's factors, or None.
 
     Returns:
-      The sites, in the order of the equations.
+      The sites in the order of their equations, each with its part.
     """
-    data = set(program.x)
-    views = {var: _View(leaf) for leaf, var in enumerate(program.tangents)}
-    sites: list[Site] = []
-    others: set[int] = set()  # leaves that are used in some other way
-    for equation in program.equations:
-        inputs = [v for v in equation.invars if not isinstance(v, Literal)]
-        tangents = [v for v in inputs if v in program.linear]
-        if any(v in data for v in inputs):
-            data.update(equation.outvars)
-        if not tangents:
-            continue
-        view = _view_of(equation, tangents, views, data)
-        if view is not None:
-            views[equation.outvars[0]] = view
-            continue
-        site = _site_of(equation, tangents, views, data, factors_of)
-        if site is not None:
-            sites.append(site)
-        else:
-            others.update(views[v].leaf for v in tangents if v in views)
-    if not isinstance(program.out, Literal) and program.out in views:
-        others.add(views[program.out].leaf)
-    for leaf in {site.leaf for site in sites}:
-        own = [site for site in sites if site.leaf == leaf]
-        if len({(site.view, site.factors.weight_axes) for site in own}) > 1:
-            others.add(leaf)
-    return [site for site in sites if site.leaf not in others]
+    search = _Search(factors_of)
+    views = {var: View(leaf, var) for leaf, var in enumerate(program.tangents)}
+    search.block(program, views, set(program.x))
+    parts: dict[int, list[list[Site]]] = {}
+    for leaf, sites in itertools.groupby(
+        sorted(search.sites, key=lambda site: site.view.leaf), key=lambda site: site.view.leaf
+    ):
+        disjoint = _disjoint_parts(program.tangents[leaf], list(sites))
+        if leaf not in search.others and disjoint is not None:
+            parts[leaf] = disjoint
+    number = {
+        id(site): i for i, part in enumerate(itertools.chain(*parts.values())) for site in part
+    }
+    return [
+        dataclasses.replace(site, part=number[id(site)])
+        for site in search.sites
+        if id(site) in number
+    ]
 
 
-def _view_of(
-    equation: Equation, tangents: Sequence[Var], views: dict[Var, _View], data: set[Var]
-) -> _View | None:
-    """The view that an equation makes of another, if all it does is to rearrange or scale."""
-    if len(tangents) != 1 or tangents[0] not in views or len(equation.outvars) != 1:
-        return None
-    view = views[tangents[0]]
-    if equation.primitive in _STRUCTURAL:
-        return view
-    if equation.primitive is lax.broadcast_in_dim_p:
-        same_size = shape_of(equation.outvars[0]).size == shape_of(tangents[0]).size
-        return view if same_size else None
-    if equation.primitive is lax.mul_p:
-        other = equation.invars[1 if equation.invars[0] is tangents[0] else 0]
-        is_number = shape_of(other).size == 1 and (isinstance(other, Literal) or other not in data)
-        return _View(view.leaf, (*view.scales, other)) if is_number else None
-    return None
+class _Search:
+    """A walk over the blocks of a program, which collects sites and leaves used otherwise."""
+
+    def __init__(self, factors_of: Callable[[Equation, int], Any]) -> None:
+        self.sites: list[Site] = []
+        self.others: set[int] = set()
+        self._factors_of = factors_of
+
+    def block(self, block: Block, views: dict[Var, View], data: set[Var]) -> None:
+        """Walks over a block, of whose inputs some are views and some depend on data."""
+        for equation in block.equations:
+            inputs = [v for v in equation.invars if not isinstance(v, Literal)]
+            if any(v in data for v in inputs):
+                data.update(equation.outvars)
+            tangents = [v for v in inputs if v in block.linear]
+            if not tangents:
+                continue
+            if id(equation) in block.scans:
+                self._scan(equation, block.scans[id(equation)], views, data)
+                continue
+            new_views = _views_of(equation, tangents, views, data)
+            if new_views:
+                views.update(new_views)
+                continue
+            site = self._site(equation, tangents, views, data)
+            if site is not None:
+                self.sites.append(site)
+            else:
+                self.others.update(views[v].leaf for v in tangents if v in views)
+        self.others.update(views[v].leaf for v in block.outputs if _in(v, views))
+
+    def _scan(self, equation: Equation, scan: Scan, views: dict[Var, View], data: set[Var]) -> None:
+        """Walks over the body: a constant is the same view, a slice is one of a stack of views."""
+        inner_views: dict[Var, View] = {}
+        inner_data: set[Var] = set()
+        for i, (outer, inner) in enumerate(zip(equation.invars, scan.body.inputs, strict=True)):
+            is_carry = scan.num_consts <= i < scan.num_consts + scan.num_carry
+            if _in(outer, data):
+                inner_data.add(inner)
+            view = None if isinstance(outer, Literal) else views.get(outer)
+            if view is None:
+                continue
+            if is_carry:
+                self.others.add(view.leaf)
+            else:
+                level = (scan, i >= scan.num_consts)
+                inner_views[inner] = dataclasses.replace(
+                    view, var=inner, scans=(*view.scans, level)
+                )
+        self.block(scan.body, inner_views, inner_data)
+
+    def _site(
+        self, equation: Equation, tangents: list[Var], views: dict[Var, View], data: set[Var]
+    ) -> Site | None:
+        if len(tangents) != 1 or tangents[0] not in views:
+            return None
+        weight = list(equation.invars).index(tangents[0])
+        factors = self._factors_of(equation, weight)
+        if factors is None or equation.invars[factors.data] not in data:
+            return None
+        return Site(equation, views[tangents[0]], factors)
 
 
-def _site_of(
-    equation: Equation,
-    tangents: Sequence[Var],
-    views: dict[Var, _View],
-    data: set[Var],
-    factors_of: Callable[[Equation, int], Any],
-) -> Site | None:
+def _views_of(
+    equation: Equation, tangents: Sequence[Var], views: dict[Var, View], data: set[Var]
+) -> dict[Var, View]:
+    """The views that an equation makes of another, if all it does is to rearrange or scale."""
     if len(tangents) != 1 or tangents[0] not in views:
-        return None
-    weight = list(equation.invars).index(tangents[0])
-    factors = factors_of(equation, weight)
-    if factors is None or equation.invars[factors.data] not in data:
-        return None
+        return {}
     view = views[tangents[0]]
-    return Site(equation, weight, view.leaf, tangents[0], view.scales, factors)
+    scales = view.scales
+    if equation.primitive is lax.broadcast_in_dim_p:
+        if shape_of(equation.outvars[0]).size != shape_of(tangents[0]).size:
+            return {}
+    elif equation.primitive in (lax.mul_p, lax.div_p):
+        is_divisor = equation.primitive is lax.div_p
+        other = equation.invars[1 if equation.invars[0] is tangents[0] else 0]
+        inside = bool(view.scans) and not isinstance(other, Literal)  # known in the body alone
+        if shape_of(other).size != 1 or inside or _in(other, data):
+            return {}
+        scales = (*scales, (other, is_divisor))
+    elif equation.primitive not in _REARRANGE | _KEEP_PLACES:
+        return {}
+    return {
+        out: View(view.leaf, out, (*view.chain, (equation, i)), scales, view.scans)
+        for i, out in enumerate(equation.outvars)
+    }
+
+
+def _in(v: Any, variables: Container[Var]) -> bool:
+    return not isinstance(v, Literal) and v in variables
+
+
+def _disjoint_parts(leaf: Var, sites: list[Site]) -> list[list[Site]] | None:
+    """Groups sites by the part of the leaf that they use, None if parts overlap.
+
+    Sites that use the same entries in the same order with the same axes are positions that share a
+    weight. Parts that do not overlap have no cross terms.
+    """
+    by_view: dict[Any, list[Site]] = {}
+    for site in sites:
+        by_view.setdefault((site.view.var, site.weight_axes), []).append(site)
+    if len(by_view) == 1:
+        return [sites]
+    if any(site.view.scans for site in sites):
+        return None
+    groups: dict[Any, list[Site]] = {}
+    used: dict[Any, np.ndarray] = {}
+    for (_, axes), group in by_view.items():
+        view = group[0].view
+        places = _places(leaf, view)
+        key = axes, places.shape, places.tobytes()
+        groups.setdefault(key, []).extend(group)
+        used[key] = places.ravel()
+    count = np.zeros(shape_of(leaf).size, np.int8)
+    for places in used.values():
+        np.add.at(count, places, 1)
+    return list(groups.values()) if count.max() <= 1 else None
+
+
+def _places(leaf: Var, view: View) -> np.ndarray:
+    """Which entry of the leaf stands where in a view, by numbers sent down its chain."""
+    shape = shape_of(leaf).shape
+    places: Any = np.arange(math.prod(shape)).reshape(shape)
+    with jax.ensure_compile_time_eval():
+        for equation, output in view.chain:
+            if equation.primitive not in _KEEP_PLACES:
+                places = equation_values(equation, [places])[output]
+    return np.asarray(places)

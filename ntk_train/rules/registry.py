@@ -31,6 +31,7 @@ class Factors:
       g: from a cotangent of the output to the factor g[r,t,b].
       weight_axes: says which axes of the weight are r, a and b, and in which order; uses of one
         weight with the same axes have the same theta labels.
+      one_hot: whether x[r,t,1] is the index at which one a is 1, or -1 where none is.
     """
 
     r: int
@@ -41,6 +42,7 @@ class Factors:
     x: Callable[[jax.Array], jax.Array]
     g: Callable[[jax.Array], jax.Array]
     weight_axes: Any
+    one_hot: bool = False
 
 
 Rule = Callable[[Equation, int], Factors | None]

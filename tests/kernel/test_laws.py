@@ -89,6 +89,22 @@ def test_symmetric_and_positive_semidefinite(case):
 
 
 @over_implementations
+@pytest.mark.parametrize("name", ["fully_connected", "slices_of_stacked_and_fused_weights"])
+def test_parts_by_layer_add_up(implementation, name):
+    (case,) = [case for case in BANK if case.name == name]
+    f, params, x1, x2 = case.make("float64")
+    whole = ntk(f, params, x1, x2, implementation=implementation)
+    for per_layer in (True, lambda path: "even" if len(path) % 2 else "odd"):
+        parts = ntk(f, params, x1, x2, implementation=implementation, per_layer=per_layer)
+        assert len(parts) >= 1
+        np.testing.assert_allclose(sum(parts.values()), whole, rtol=1e-12, atol=1e-12)
+    leaves = ntk(f, params, x1, x2, implementation=implementation, per_layer=lambda path: path)
+    for path, part in leaves.items():
+        alone = ntk(f, params, x1, x2, param_filter=lambda other, path=path: other == path)
+        np.testing.assert_allclose(part, alone, rtol=1e-12, atol=1e-12)
+
+
+@over_implementations
 def test_permuted_examples_permute_the_kernel(implementation):
     f, params, x1, _ = BANK[1].make("float64")
     order = np.array([2, 0, 3, 1])

@@ -1,0 +1,149 @@
+"""What the structured implementation does with each parameter, and what it costs, as a table.
+
+>>> import jax.numpy as jnp, ntk_train
+>>> f = lambda params, x: jnp.tanh(x @ params["w"]) @ params["v"]
+>>> params = {"w": jnp.ones((8, 256)), "v": jnp.ones((256, 2))}
+>>> plan = ntk_train.explain(f, params, jnp.ones((4, 8)))
+>>> plan.row_numbers, plan.num_parameters, plan.implementation
+(258, 2560, 'structured')
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from ntk_train._jax import source_line
+from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
+from ntk_train.kernel.auto import implementation_for
+from ntk_train.kernel.plan import PartPlan, Plan
+from ntk_train.kernel.problem import make_problem
+from ntk_train.kernel.structured import prepare
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The plan of a kernel; `print` shows it as a table.
+
+    Attributes:
+      plan: of each parameter, with sizes and operations.
+      implementation: what `implementation="auto"` takes.
+      num_parameters: differentiated numbers (P).
+      row_numbers: numbers that represent one row of the Jacobian, in place of P.
+      rows: rows of the Jacobian of x1 (N O).
+    """
+
+    plan: Plan
+    implementation: str
+    num_parameters: int
+    row_numbers: int
+    rows: int
+
+    def __str__(self) -> str:
+        """The table: a line for each parameter, then the totals."""
+        header = ("parameter", "site", "line", "R", "T", "A", "B", "way", "operations", "numbers")
+        lines = [header, *(_line(part, self.rows) for part in self.plan.parts)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+        is_text = [True, True, True, False, False, False, False, True, False, False]
+        table = [
+            "  ".join(
+                cell.ljust(width) if text else cell.rjust(width)
+                for cell, width, text in zip(line, widths, is_text, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        totals = [
+            f"  {name:<22} {_short(count):>8} operations"
+            + ("  <- auto" if name == self.implementation else "")
+            for name, count in sorted(self.plan.operations.items(), key=lambda item: item[1])
+        ]
+        return "\n".join(
+            [
+                *table,
+                "",
+                f"One row of the Jacobian is {_short(self.row_numbers)} numbers in place of "
+                f"{_short(self.num_parameters)} parameters; x1 has {self.rows} rows.",
+                *totals,
+            ]
+        )
+
+
+def explain(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None = None,
+    *,
+    outputs: Any = "full",
+    batched: bool = True,
+    param_filter: ParamFilter | None = None,
+) -> Explanation:
+    """Says how the kernel of the same arguments to `ntk_train.ntk` is computed.
+
+    Nothing is computed: arguments may be shapes (`jax.ShapeDtypeStruct`), and large ones are as
+    fast as small ones.
+
+    Args:
+      f: as in `ntk_train.ntk`, as are the others.
+      params: parameters or their shapes.
+      x1: inputs or their shapes.
+      x2: other inputs or their shapes, or None.
+      outputs: which part of the kernel.
+      batched: whether examples are independent.
+      param_filter: which parameters.
+
+    Returns:
+      An `Explanation`; `print` it. For each parameter: the primitive at which it meets data and the
+      line of code, the sizes of its labels R, T, A, B (see `ntk_train._types`), the way in which
+      its part is contracted, operations, and how many numbers are held for the rows of x1.
+    """
+    leaves, treedef = jax.tree.flatten((params, x1, x2))
+    is_array = [hasattr(leaf, "shape") for leaf in leaves]
+    found: list[Explanation] = []
+
+    def trace(arrays: list[jax.Array]) -> None:
+        rest = iter(arrays)
+        full = [next(rest) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
+        params, x1, x2 = jax.tree.unflatten(treedef, full)
+        options = {"outputs": outputs, "batched": batched, "param_filter": param_filter}
+        found.append(_explain(make_problem(f, params, x1, x2, precision=None, **options)))
+
+    jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
+    return found[0]
+
+
+def _explain(problem: KernelProblem) -> Explanation:
+    plan = prepare(problem).plan
+    return Explanation(
+        plan=plan,
+        implementation=implementation_for(problem, "auto"),
+        num_parameters=sum(leaf.size for leaf in problem.theta),
+        row_numbers=sum(part.row_numbers for part in plan.parts),
+        rows=math.prod(plan.labels[label] for label in problem.layout.left),
+    )
+
+
+def _line(part: PartPlan, rows: int) -> tuple[str, ...]:
+    sites = sorted({site.equation.primitive.name for site in part.sites1})
+    lines = sorted({source_line(site.equation) for site in part.sites1})
+    sizes = [""] * 4
+    if part.sizes is not None:
+        sizes = [str(size) for size in (part.sizes.r, part.sizes.t, part.sizes.a, part.sizes.b)]
+    return (
+        part.path,
+        ", ".join(sites),
+        lines[0] if lines else "",
+        *sizes,
+        part.way,
+        _short(part.operations),
+        _short(rows * part.row_numbers),
+    )
+
+
+def _short(number: int) -> str:
+    """Four significant digits and a letter: 25.56 M."""
+    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.4g} {letter}"
+    return f"{number:.4g}"
