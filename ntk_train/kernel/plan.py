@@ -24,6 +24,10 @@ from ntk_train._types import KernelLayout, KernelProblem
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
 
+# Time for an operation. The last product of a half Gram is one for each example of x2 and its
+# result has to be transposed, which makes it slower than the one large product of a full Gram.
+_SLOWNESS = {"jacobian": 1.0, "half_gram": 1.5, "full_gram": 1.0}
+
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
@@ -123,7 +127,7 @@ def make_plan(
             options = _operations(layout, sizes, examples_of(problem), problem.x2 is None)
             if own1[0].factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
                 del options["jacobian"]
-            way = min(options, key=options.__getitem__)
+            way = min(options, key=lambda way: _SLOWNESS[way] * options[way])
             row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
             parts.append(PartPlan(path, i, own1, own2, way, sizes, options[way], row))
     return Plan(parts, _totals(problem, labels, program1, program2, parts), labels)

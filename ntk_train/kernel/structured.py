@@ -9,33 +9,19 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 
 import dataclasses
 import functools
-import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
-from ntk_train.kernel.plan import Plan, examples_of, make_plan
+from ntk_train.kernel.contract import Factored, contract
+from ntk_train.kernel.plan import Plan, make_plan
 from ntk_train.program.cotangents import derivatives
 from ntk_train.program.linear import LinearProgram, linear_program
 from ntk_train.program.sites import Site, find_sites
 from ntk_train.rules import factors_of
-
-
-class Factored(NamedTuple):
-    """One side's Jacobian of one leaf, as the factors of a product.
-
-    Attributes:
-      x: [n, r, t, a], without n where examples are coupled; integers [n, r, t, 1] are the
-        places of the ones in one-hot rows, -1 for a row of zeros.
-      g: [*labels of the side, r, t, b].
-    """
-
-    x: jax.Array
-    g: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +63,7 @@ def structured(problem: KernelProblem, groups: Groups) -> list[jax.Array]:
 
     def kernel(leaves: Sequence[int]) -> jax.Array:
         own = [i for i, part in enumerate(parts) if part.leaf in leaves]
-        kernels = [_WAYS[parts[i].way](problem, left[i], right[i]) for i in own]
+        kernels = [contract(problem, parts[i].way, left[i], right[i]) for i in own]
         return functools.reduce(operator.add, kernels)
 
     return [kernel(leaves) for leaves in groups]
@@ -115,83 +101,3 @@ def _of_part(
         return jacobians[leaf]
     xs, gs = zip(*(by_site[id(site)] for site in sites), strict=True)
     return Factored(jnp.concatenate(xs, axis=-2), jnp.concatenate(gs, axis=-2))
-
-
-def _transposed(problem: KernelProblem, j1: jax.Array, j2: jax.Array) -> jax.Array:
-    layout = problem.layout
-    return _product(
-        problem,
-        f"{layout.left}w,{layout.right}w->{layout.out}",
-        _flat(j1, len(layout.left)),
-        _flat(j2, len(layout.right)),
-    )
-
-
-def _jacobian(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.Array:
-    def form(labels: str, example: str, leaf: Factored) -> jax.Array:
-        return jnp.einsum(f"{labels}rtb,{example}rta->{labels}rab", leaf.g, leaf.x)
-
-    layout, (n, m) = problem.layout, examples_of(problem)
-    j1 = form(layout.left, n, leaf1)
-    j2 = j1 if leaf2 is leaf1 else form(layout.right, m, leaf2)
-    return _transposed(problem, j1, j2)
-
-
-def _half_gram(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.Array:
-    layout, (n, m) = problem.layout, examples_of(problem)
-    nm, left_m = _distinct(n + m), _distinct(layout.left + m)
-    x = _gram_of_inputs(problem, leaf1, leaf2)
-    z = _product(problem, f"{nm}rts,{layout.left}rtb->{left_m}rsb", x, leaf1.g)
-    return _product(problem, f"{left_m}rsb,{layout.right}rsb->{layout.out}", z, leaf2.g)
-
-
-def _full_gram(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.Array:
-    layout, (n, m) = problem.layout, examples_of(problem)
-    nm = _distinct(n + m)
-    kept = _distinct(v for v in layout.left + layout.right if v in layout.out + nm)
-    x = _gram_of_inputs(problem, leaf1, leaf2)
-    g = _product(problem, f"{layout.left}rtb,{layout.right}rsb->{kept}rts", leaf1.g, leaf2.g)
-    # Entry by entry: as one more matrix product this would be many tiny ones.
-    sizes = [size if label in nm else 1 for label, size in zip(kept, g.shape, strict=False)]
-    return jnp.einsum(f"{kept}rts->{layout.out}", g * x.reshape(*sizes, *x.shape[-3:]))
-
-
-def _gram_of_inputs(problem: KernelProblem, leaf1: Factored, leaf2: Factored) -> jax.Array:
-    """The products of inputs, x x^T over a: [n, m, r, t, s]."""
-    n, m = examples_of(problem)
-    expression = f"{n}rta,{m}rsa->{_distinct(n + m)}rts"
-    if not jnp.issubdtype(leaf1.x.dtype, jnp.integer):
-        return _product(problem, expression, leaf1.x, leaf2.x)
-    i, j = leaf1.x[..., 0], leaf2.x[..., 0]  # [n, r, t], [m, r, s]
-    if n != m:
-        i, j = i[:, None], j[None, :]
-    i, j = i[..., :, None], j[..., None, :]
-    return ((i == j) & (i >= 0)).astype(leaf1.g.dtype)
-
-
-_WAYS: dict[str, Callable[[KernelProblem, Any, Any], jax.Array]] = {
-    "transposed": _transposed,
-    "jacobian": _jacobian,
-    "half_gram": _half_gram,
-    "full_gram": _full_gram,
-}
-
-
-def _product(problem: KernelProblem, expression: str, *operands: jax.Array) -> jax.Array:
-    """A product of the kernel itself: never below float32, unless asked for."""
-    return jnp.einsum(
-        expression,
-        *operands,
-        precision=problem.precision or "highest",
-        preferred_element_type=jnp.promote_types(operands[0].dtype, jnp.float32),
-    )
-
-
-def _distinct(labels: Any) -> str:
-    return "".join(dict.fromkeys(labels))
-
-
-def _flat(jacobian: jax.Array, num_labels: int) -> jax.Array:
-    """[*labels, *rest] to [*labels, w]."""
-    labels, rest = jacobian.shape[:num_labels], jacobian.shape[num_labels:]
-    return jacobian.reshape(*labels, math.prod(rest))

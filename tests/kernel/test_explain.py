@@ -27,7 +27,7 @@ def test_a_convolutional_network_by_its_shapes_alone():
         "Conv_1/bias": "transposed",
         "Conv_1/kernel": "half_gram",  # 64 positions with 256 features, of 576 x 256 numbers
         "Dense_0/bias": "transposed",
-        "Dense_0/kernel": "half_gram",
+        "Dense_0/kernel": "full_gram",
     }
     sizes = parts["Conv_1/kernel"].sizes
     assert (sizes.r, sizes.t, sizes.a, sizes.b) == (1, 64, 576, 256)
