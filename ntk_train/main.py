@@ -47,7 +47,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         with contextlib.suppress(SyntaxError, ValueError):
             text = ast.literal_eval(text)  # it passes its message on in quotes
         sys.exit(f"ntk-train: no such field in the config: {text}")
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         sys.exit(f"ntk-train: {error}")
 
 
@@ -57,7 +57,7 @@ def _main(argv: list[str]) -> None:
 
     if len(argv) > 1:
         sys.exit(f"ntk-train: unknown argument {argv[1]!r}; expected --config=... --workdir=...")
-    config, workdir = flags.FLAGS.config, os.path.abspath(flags.FLAGS.workdir)
+    config, workdir = flags.FLAGS.config, os.path.abspath(os.path.expanduser(flags.FLAGS.workdir))
     if not flags.FLAGS["verbosity"].present:  # app.run sets INFO then
         logging.set_verbosity(logging.WARNING)  # the table is on the screen
     _keep_tensorflow_quiet()

@@ -31,17 +31,22 @@ def kernel_of(problem: KernelProblem, implementation: str) -> jax.Array:
     return kernel
 
 
+def check_implementation(implementation: str) -> None:
+    """Raises a KernelInputError where there is no such implementation."""
+    if implementation not in ("auto", *IMPLEMENTATIONS):
+        msg = f"implementation={implementation!r} is none of {['auto', *IMPLEMENTATIONS]}."
+        raise KernelInputError(msg)
+
+
 def implementation_for(problem: KernelProblem, implementation: str) -> str:
     """Name of the implementation to use: the one asked for, or for "auto" the cheapest.
 
     Raises:
       KernelInputError: there is no such implementation.
     """
-    if implementation in IMPLEMENTATIONS:
-        return implementation
+    check_implementation(implementation)
     if implementation != "auto":
-        msg = f"implementation={implementation!r} is none of {['auto', *IMPLEMENTATIONS]}."
-        raise KernelInputError(msg)
+        return implementation
     prepared = prepare(problem)
     operations = dict(prepared.plan.operations)
     if not has_forward_mode(prepared.program1.equations):

@@ -112,7 +112,7 @@ _WAYS: dict[str, Callable[[KernelProblem, Any, Any], _Labelled]] = {
 def _labelled(labels: str, values: jax.Array) -> _Labelled:
     """Leaves out inner labels of size 1."""
     pairs = list(zip(labels, values.shape, strict=True))
-    kept = [(label, size) for label, size in pairs if label not in "rtsab" or size > 1]
+    kept = [(label, size) for label, size in pairs if label not in "rtsab" or size != 1]
     return _Labelled("".join(v for v, _ in kept), values.reshape([size for _, size in kept]))
 
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
-from ntk_train.kernel.problem import split_params
+from ntk_train.kernel.problem import check_output, on_one_device, split_params
 
 
 class NtkImplementation(enum.IntEnum):
@@ -88,6 +88,7 @@ def empirical_ntk_fn(
 
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:
         x2 = None if _absent(x2) else x2
+        x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
         kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
         theta, paths, merge = split_params(params, None)
         side1 = _Side(x1, kwargs1, vmap_axes)
@@ -123,6 +124,8 @@ def empirical_ntk_fn(
         if x2 is not None:
             outputs2 = jax.eval_shape(lambda p: f(p, x2, **kwargs2), params)
         leaves1, treedef = jax.tree.flatten(outputs1)
+        for leaf in leaves1:
+            check_output(leaf)
         shapes = zip(leaves1, jax.tree.leaves(outputs2), strict=True)
         return jax.tree.unflatten(
             treedef,

@@ -42,7 +42,8 @@ def make_problem(
         msg = f"f must be a function f(params, x) -> outputs, got {type(f).__name__}."
         raise TypeError(msg)
     theta, paths, merge = split_params(params, param_filter)
-    mode, choice1, choice2 = _parse_outputs(outputs, x2)
+    x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
+    mode, choice1, choice2 = parse_outputs(outputs, x2)
 
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
         return _flatten_outputs(f(merge(theta), x))
@@ -66,7 +67,12 @@ def make_problem(
     def side(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O] or [N]
         if mode == "chosen":
             x, choice = x
-            return jnp.take_along_axis(flat_f(theta, x), choice[:, None], axis=1)[:, 0]
+            y = flat_f(theta, x)
+            # A traced choice cannot be checked before: out of range, its row becomes NaN.
+            in_range = (choice >= 0) & (choice < y.shape[1])
+            choice = jnp.clip(choice, 0, y.shape[1] - 1)
+            chosen = jnp.take_along_axis(y, choice[:, None], axis=1)[:, 0]
+            return chosen * jnp.where(in_range, 1, jnp.nan).astype(y.dtype)
         y = flat_f(theta, x)
         return y.sum(axis=1) if mode == "sum" else y
 
@@ -156,14 +162,7 @@ def _flatten_outputs(y: PyTree) -> jax.Array:
         msg = "f returned no array; it must return outputs with the examples on axis 0."
         raise KernelInputError(msg)
     for leaf in leaves:
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            msg = (
-                f"f returned {dtype}{list(jnp.shape(leaf))}: outputs must be real floating point. "
-                "Return logits rather than classes, and the real and imaginary parts of complex "
-                "numbers as two outputs."
-            )
-            raise DtypeError(msg)
+        check_output(leaf)
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != jnp.shape(leaves[0])[0]:
             msg = (
                 f"f returned leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: each needs "
@@ -172,6 +171,44 @@ def _flatten_outputs(y: PyTree) -> jax.Array:
             raise KernelInputError(msg)
     flat = [jnp.reshape(y, (y.shape[0], math.prod(y.shape[1:]))) for y in leaves]
     return jnp.concatenate(flat, axis=1)
+
+
+def check_output(leaf: Any) -> None:
+    """Raises a DtypeError for an output, or the shape of one, that is not real floating point."""
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        msg = (
+            f"f returned {dtype}{list(jnp.shape(leaf))}: outputs must be real floating point. "
+            "Return logits rather than classes, and the real and imaginary parts of complex "
+            "numbers as two outputs."
+        )
+        raise DtypeError(msg)
+
+
+def on_one_device(name: str, x: PyTree) -> PyTree:
+    """Inputs that are sharded over devices, gathered: a copy of all on each.
+
+    XLA returns wrong per-example gradients of convolutions, without an error, where the examples
+    of `jit(vmap(vjp(...)))` are sharded over a mesh in Auto mode (JAX 0.9 to 0.12, any backend).
+
+    Raises:
+      KernelInputError: parts of an input are on devices of other processes.
+    """
+
+    def gather(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+            return leaf
+        if len(leaf.sharding.device_set) == 1 or leaf.sharding.is_fully_replicated:
+            return leaf
+        if not leaf.is_fully_addressable:
+            msg = (
+                f"{name} is sharded over devices of several processes. Gather it first, with "
+                "jax.experimental.multihost_utils.process_allgather."
+            )
+            raise KernelInputError(msg)
+        return jnp.asarray(np.asarray(leaf))
+
+    return jax.tree.map(gather, x)
 
 
 def _check_side(
@@ -205,7 +242,7 @@ def _check_side(
     return n, o
 
 
-def _parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
+def parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
     """Returns the mode and, for chosen logits, the choices for x1 and x2."""
     if isinstance(outputs, str):
         if outputs not in _LAYOUTS or outputs == "chosen":
@@ -221,6 +258,12 @@ def _parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
         msg = (
             f"outputs={outputs!r}: expected a mode or integers, one logit for each example (a "
             "pair of arrays if x2 is given)."
+        )
+        raise KernelInputError(msg)
+    if x2 is None and isinstance(outputs, tuple):
+        msg = (
+            "outputs is a pair but there is no x2: pass one integer for each example, as an array "
+            "or a list."
         )
         raise KernelInputError(msg)
     if len(pair) != 2:

@@ -50,7 +50,9 @@ def ntk(
         outputs of an example, in the order of `jax.tree.leaves` and row-major in each.
       params: the parameters. Leaves that are not floating point are held constant. For a Flax
         model this is `variables["params"]`, never the running statistics.
-      x1: N inputs; of any dtype. With `batched` each leaf has the examples on axis 0.
+      x1: N inputs; of any dtype. With `batched` each leaf has the examples on axis 0. Inputs that
+        are sharded over devices are gathered first. Under an outer `jax.jit` that cannot be seen:
+        do not shard examples there, as XLA's gradients of convolutions would be wrong.
       x2: M other inputs, or None for the kernel of x1 with itself, which takes one set of
         derivatives and is symmetric.
       outputs: `"full"`, all pairs of outputs; `"trace"`, the sum over equal outputs (not their

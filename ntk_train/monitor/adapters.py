@@ -7,7 +7,7 @@ from typing import Any
 from ntk_train._types import PyTree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: a keyword may be a list
 class LinenFn:
     """A Linen model as a function of its parameters; made by `linen_fn`."""
 
@@ -19,7 +19,7 @@ class LinenFn:
     ) -> PyTree:
         """Applies the model; updates of mutable collections are dropped."""
         kwargs = dict(self.kwargs)
-        outputs = self.model.apply({"params": params, **(model_state or {})}, x, **kwargs)
+        outputs = self.model.apply({**(model_state or {}), "params": params}, x, **kwargs)
         return outputs[0] if kwargs.get("mutable") else outputs
 
     def __str__(self) -> str:

@@ -14,12 +14,13 @@ class Convention:
     Attributes:
       function: the network, as its function describes itself.
       outputs: full, trace, sum, diagonal, or the chosen logits.
-      batch_norm: eval (examples independent) or train (examples coupled).
+      examples: independent, and BatchNorm in eval mode; or coupled, as by BatchNorm in train mode.
       parameters: which parameters are differentiated.
       num_parameters: how many numbers these are (P).
       num_examples: probe inputs (N).
       num_outputs: outputs per example (O).
       param_dtype: dtypes of the parameters.
+      output_dtype: dtypes of the outputs, in which the Jacobian is computed.
       kernel_dtype: dtype in which the kernel is computed.
       precision: of the matrix products.
       implementation: the algorithm, `auto` already resolved.
@@ -27,12 +28,13 @@ class Convention:
 
     function: str
     outputs: str
-    batch_norm: str
+    examples: str
     parameters: str
     num_parameters: int
     num_examples: int
     num_outputs: int
     param_dtype: str
+    output_dtype: str
     kernel_dtype: str
     precision: str
     implementation: str

@@ -13,10 +13,8 @@ is logged and counted, and training goes on.
 import dataclasses
 import importlib.util
 import logging
-import math
 import time
-from collections.abc import Collection, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -25,10 +23,11 @@ import numpy as np
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel import ntk
-from ntk_train.kernel.tangent_kernel import resolve
-from ntk_train.monitor.adapters import LinenFn
+from ntk_train.kernel.auto import check_implementation
+from ntk_train.kernel.problem import on_one_device, parse_outputs
+from ntk_train.kernel.tangent_kernel import precision_of_products
 from ntk_train.monitor.convention import Convention
+from ntk_train.monitor.program import KernelProgram, signature
 from ntk_train.monitor.schedule import Schedule
 from ntk_train.spectrum import Spectrum, kernel_spectrum
 
@@ -47,7 +46,8 @@ class Measurement:
       step: the step of the loop.
       kernel: the kernel on the host, [N, N] or [N, O, N, O].
       spectrum: its eigenvalues and what follows from them.
-      seconds: wall-clock time of the kernel and its spectrum, without compilation.
+      seconds: wall-clock time of the kernel and its spectrum, without compilation and without
+        the training steps that were still under way.
     """
 
     step: int
@@ -62,7 +62,7 @@ class NTKHook:
     Attributes:
       convention: the choices behind the numbers, None until the first call or `prepare`.
       latest: the last `Measurement`, None before the first.
-      failures: how many measurements failed, and were survived.
+      failures: how many measurements and writes failed, and were survived.
 
     Args:
       f: `f(params, x)`, or `f(params, x, model_state)` if the hook is called with a model_state.
@@ -83,7 +83,7 @@ class NTKHook:
       pictures: whether to draw the spectrum; needs matplotlib, and is skipped without it.
       write_hparams: whether to write the convention as hparams too. False for a loop that merges
         `convention.hparams()` into its own, as most writers take them once.
-      max_failures: after so many failures in a row the hook gives up, and says so.
+      max_failures: after so many failed measurements in a row the hook gives up, and says so.
 
     Raises:
       KernelInputError: an argument that could not work at any step.
@@ -112,13 +112,9 @@ class NTKHook:
         self._schedule = Schedule(
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
         )
-        if isinstance(outputs, str) and outputs == "diagonal":
-            msg = (
-                "outputs='diagonal' is no square kernel and has no spectrum; use 'full' or 'trace'."
-            )
-            raise KernelInputError(msg)
+        _check(outputs, implementation, precision, max_failures)
         self._f = f
-        self._probe = _checked_probe(probe)
+        self._probe = _checked_probe(probe, batched)
         self._writer = writer
         self._kernel_options: dict[str, Any] = {
             "outputs": outputs,
@@ -134,16 +130,16 @@ class NTKHook:
         self._write_hparams = write_hparams
         self._max_failures = max_failures
         self._failures_in_a_row = 0
-        self._compiled: Future | None = None
-        self._compiled_for: Any = None
-        self._announced = False
+        self._program: KernelProgram | None = None
+        self._announced: Convention | None = None
+        self._failed_writes: set[str] = set()
         self.convention: Convention | None = None
         self.latest: Measurement | None = None
         self.failures = 0
 
     def __call__(
         self,
-        step: int,
+        step: int | np.integer | jax.Array,
         t: float | None = None,
         *,
         params: PyTree,
@@ -158,22 +154,23 @@ class NTKHook:
           model_state: what else f needs (running statistics), held constant.
 
         Returns:
-          Whether a measurement was made and written. Never raises an `Exception`.
+          Whether a measurement was made. Never raises an `Exception`.
         """
-        if self._gave_up:
+        if self._failures_in_a_row >= self._max_failures:
             return False
-        due = self._schedule.due(step, t)
         try:
-            if due or self._compiled is None:  # so that it compiles beside the first steps
+            number = int(step)  # a counter on the device may be donated to the next step
+            due = self._schedule.due(number, t)
+            if due or self._program is None:  # so that it compiles beside the first steps
                 self._prepare_for(params, model_state)
             if not due:
                 return False
-            self.latest = self._measure(step, params, model_state)
-            self._write(self.latest)
+            self.latest = self._measure(number, params, model_state)
         except Exception as error:  # a diagnostic never ends a training run
             self._survive(step, error)
             return False
         self._failures_in_a_row = 0
+        self._write(self.latest)
         return True
 
     def prepare(
@@ -189,119 +186,87 @@ class NTKHook:
         Raises:
           KernelInputError, DtypeError: as `ntk_train.ntk`.
         """
-        self._prepare_for(params, model_state)
-        assert self.convention is not None
-        return self.convention
+        return self._prepare_for(params, model_state).convention
 
     def close(self) -> None:
         """Waits for a compilation under way and flushes the writer, which stays the caller's."""
-        if self._compiled is not None and not self._compiled.cancel():
-            self._compiled.exception()
+        if self._program is not None:
+            self._program.wait()
         if self._writer is not None:
-            self._writer.flush()
+            self._attempt("flush", self._writer.flush)
 
-    @property
-    def _gave_up(self) -> bool:
-        return self._failures_in_a_row >= self._max_failures
-
-    def _kernel(
-        self, params: PyTree, model_state: Any, probe: PyTree
-    ) -> tuple[jax.Array, jax.Array]:
-        """The kernel, and by how much the outputs of an example depend on the other examples."""
-        f = self._bind(model_state)
-        options = self._kernel_options | {"implementation": self._implementation}
-        kernel = ntk(f, params, probe, **options)
-        if not self._kernel_options["batched"]:
-            return kernel, jnp.zeros(())
-        together = jax.tree.leaves(f(params, probe))
-        alone = jax.vmap(lambda x: f(params, jax.tree.map(lambda leaf: leaf[None], x)))(probe)
-        differences = [
-            jnp.max(jnp.abs(y - z.reshape(y.shape))) / jnp.max(jnp.abs(y))
-            for y, z in zip(together, jax.tree.leaves(alone), strict=True)
-        ]
-        return kernel, jnp.max(jnp.stack(differences))
-
-    def _bind(self, model_state: Any) -> ApplyFn:
-        if not jax.tree.leaves(model_state):
-            return self._f
-        return lambda params, x: self._f(params, x, model_state)
-
-    def _prepare_for(self, params: PyTree, model_state: Any) -> None:
-        signature = _signature((params, model_state))
-        if self._compiled_for == signature:
-            return
-        if self._compiled_for is not None:
+    def _prepare_for(self, params: PyTree, model_state: Any) -> KernelProgram:
+        if self._program is not None:
+            if self._program.signature == signature((params, model_state)):
+                return self._program
             _log.warning(
-                "Shapes, dtypes or shardings of params changed: the kernel is compiled anew."
+                "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
             )
-        f = self._bind(model_state)
-        param_filter = self._kernel_options["param_filter"]
-        problem, self._implementation = resolve(f, params, self._probe, **self._kernel_options)
-        lowered = jax.jit(self._kernel).lower(params, model_state, self._probe)
-        kernel, _ = lowered.out_info
-        y = jax.eval_shape(f, params, self._probe)
-        self.convention = Convention(
-            function=str(self._f) if isinstance(self._f, LinenFn) else _name(self._f),
-            outputs=_outputs_name(self._kernel_options["outputs"]),
-            batch_norm="eval (examples independent)" if problem.batched else "train (coupled)",
-            parameters=_name(param_filter) if param_filter else "all of params",
-            num_parameters=sum(leaf.size for leaf in problem.theta),
-            num_examples=kernel.shape[0],
-            num_outputs=sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(y)),
-            param_dtype=", ".join(sorted({str(leaf.dtype) for leaf in problem.theta})),
-            kernel_dtype=str(kernel.dtype),
-            precision=str(problem.precision),
-            implementation=self._implementation,
+        self._program = KernelProgram(
+            self._f, self._probe, self._kernel_options, params, model_state
         )
-        # XLA compiles without Python's lock: training steps go on meanwhile.
-        executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
-        self._compiled = executor.submit(lowered.compile)
-        executor.shutdown(wait=False)
-        self._compiled_for = signature
+        self.convention = self._program.convention
+        return self._program
 
     def _measure(self, step: int, params: PyTree, model_state: Any) -> Measurement:
-        assert self._compiled is not None
-        compiled = self._compiled.result()
-        start = time.perf_counter()
-        kernel, coupling = jax.device_get(compiled(params, model_state, self._probe))
-        if coupling > _COUPLING_TOLERANCE and self.latest is None:
+        assert self._program is not None
+        kernel, seconds = self._program(params, model_state)
+        coupling = self._program.coupling(params, model_state)
+        if coupling is not None and coupling > _COUPLING_TOLERANCE:
             _log.warning(
                 "The outputs of a probe input change by %.2g relative to the largest when it is "
                 "computed alone: examples interact (BatchNorm in train mode?), but batched=True "
                 "takes them one by one. Switch f to eval mode, or give the hook batched=False.",
                 coupling,
             )
-        spectrum = kernel_spectrum(kernel)
-        return Measurement(step, kernel, spectrum, time.perf_counter() - start)
+        start = time.perf_counter()
+        spectrum = kernel_spectrum(kernel, eps=self._program.eps)
+        if spectrum.lambda_max == 0:
+            _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
+        return Measurement(step, kernel, spectrum, seconds + time.perf_counter() - start)
 
     def _write(self, found: Measurement) -> None:
-        if self._writer is None:
+        """Writes each kind of summary on its own: what fails does not take the others along."""
+        writer, step, spectrum = self._writer, found.step, found.spectrum
+        if writer is None:
             return
-        assert self.convention is not None
-        if not self._announced:
-            self._writer.write_texts(
-                found.step, {f"{self._prefix}/convention": self.convention.describe()}
-            )
-            if self._write_hparams:
-                self._writer.write_hparams(self.convention.hparams(self._prefix))
-            self._announced = True
-        scalars = found.spectrum.scalars() | {"seconds": found.seconds, "failures": self.failures}
-        self._writer.write_scalars(found.step, self._tags(scalars))
-        positive = found.spectrum.eigenvalues[found.spectrum.eigenvalues > 0]
-        if positive.size:
-            self._writer.write_histograms(
-                found.step, self._tags({"log10_eigenvalues": np.log10(positive)})
-            )
+        scalars = spectrum.scalars() | {"seconds": found.seconds, "failures": self.failures}
+        self._attempt("write_scalars", lambda: writer.write_scalars(step, self._tags(scalars)))
+        signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
+        if signal.size:
+            values = self._tags({"log10_eigenvalues": np.log10(signal)})
+            self._attempt("write_histograms", lambda: writer.write_histograms(step, values))
         if self._pictures:
-            from ntk_train.monitor.pictures import spectrum_picture
+            self._attempt("write_images", lambda: self._write_picture(step, spectrum))
+        convention = self.convention
+        if convention is not None and convention != self._announced:
+            text = self._tags({"convention": convention.describe()})
+            self._attempt("write_texts", lambda: writer.write_texts(step, text))
+            if self._write_hparams and self._announced is None:
+                hparams = convention.hparams(self._prefix)
+                self._attempt("write_hparams", lambda: writer.write_hparams(hparams))
+            self._announced = convention
 
-            picture = spectrum_picture(found.spectrum, f"step {found.step}")
-            self._writer.write_images(found.step, self._tags({"spectrum": picture}))
+    def _write_picture(self, step: int, spectrum: Spectrum) -> None:
+        from ntk_train.monitor.pictures import spectrum_picture
+
+        picture = spectrum_picture(spectrum, f"step {step}")
+        self._writer.write_images(step, self._tags({"spectrum": picture}))
+
+    def _attempt(self, name: str, write: Callable[[], None]) -> None:
+        """Writes; what goes wrong is counted, and said once for each kind of summary."""
+        try:
+            write()
+        except Exception as error:  # the writer is not ours, and training must go on
+            self.failures += 1
+            if name not in self._failed_writes:
+                _log.warning("The writer's %s failed: %s: %s", name, type(error).__name__, error)
+            self._failed_writes.add(name)
 
     def _tags(self, values: dict[str, Any]) -> dict[str, Any]:
         return {f"{self._prefix}/{name}": value for name, value in values.items()}
 
-    def _survive(self, step: int, error: Exception) -> None:
+    def _survive(self, step: Any, error: Exception) -> None:
         """Logs and counts a failure; training goes on."""
         self.failures += 1
         self._failures_in_a_row += 1
@@ -309,49 +274,46 @@ class NTKHook:
         if "RESOURCE_EXHAUSTED" in str(error):
             remedy = " Out of memory: use fewer probe inputs, outputs='trace' or a lower precision."
         _log.warning(
-            "No kernel at step %d (failure %d, training goes on): %s: %s%s",
+            "No kernel at step %s (failure %d, training goes on): %s: %s%s",
             step,
             self.failures,
             type(error).__name__,
             error,
             remedy,
+            exc_info=error if self.failures == 1 else None,
         )
-        if self._gave_up:
+        if self._failures_in_a_row >= self._max_failures:
             _log.warning("The hook gives up after %d failures in a row.", self._max_failures)
-        if self._writer is not None:
-            try:
-                self._writer.write_scalars(step, self._tags({"failures": self.failures}))
-            except Exception as writer_error:  # the writer may be what failed
-                _log.warning("The count of failures could not be written: %s", writer_error)
+        if self._writer is not None and isinstance(step, (int, np.integer)):
+            count = self._tags({"failures": self.failures})
+            self._attempt("write_scalars", lambda: self._writer.write_scalars(int(step), count))
 
 
-def _checked_probe(probe: PyTree) -> PyTree:
-    leaves = jax.tree.leaves(probe)
-    if not leaves or any(np.ndim(leaf) == 0 or np.shape(leaf)[0] == 0 for leaf in leaves):
-        msg = (
-            f"probe has leaves of shapes {[np.shape(leaf) for leaf in leaves]}; expected arrays "
-            "with at least one example on axis 0."
-        )
+def _check(outputs: Any, implementation: str, precision: str | None, max_failures: int) -> None:
+    """Refuses what could not work at any step."""
+    if isinstance(outputs, str) and outputs == "diagonal":
+        msg = "outputs='diagonal' is no square kernel and has no spectrum; use 'full' or 'trace'."
         raise KernelInputError(msg)
-    probe = jax.tree.map(jnp.asarray, probe)
+    parse_outputs(outputs, None)
+    check_implementation(implementation)
+    with precision_of_products(precision):
+        pass
+    if max_failures < 1:
+        msg = f"max_failures={max_failures}; expected 1 or more, or the hook would never run."
+        raise KernelInputError(msg)
+
+
+def _checked_probe(probe: PyTree, batched: bool) -> PyTree:
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(probe)]
+    if not shapes or any(not shape or shape[0] == 0 for shape in shapes):
+        msg = f"probe has leaves of shapes {shapes}; expected at least one example on axis 0."
+        raise KernelInputError(msg)
+    if batched and len({shape[0] for shape in shapes}) > 1:
+        msg = f"probe has leaves of shapes {shapes}; expected as many examples in each."
+        raise KernelInputError(msg)
+    probe = jax.tree.map(jnp.asarray, on_one_device("probe", probe))
     for leaf in jax.tree.leaves(probe):
         if jnp.issubdtype(leaf.dtype, jnp.floating) and not bool(jnp.all(jnp.isfinite(leaf))):
             msg = "probe holds NaN or infinite numbers; every kernel would be NaN."
             raise KernelInputError(msg)
     return probe
-
-
-def _signature(tree: PyTree) -> Any:
-    """What a compiled program is specialised to: structure, shapes, dtypes, placement."""
-    leaves, treedef = jax.tree.flatten(tree)
-    return treedef, [
-        (jnp.shape(leaf), jnp.result_type(leaf), getattr(leaf, "sharding", None)) for leaf in leaves
-    ]
-
-
-def _name(f: Any) -> str:
-    return getattr(f, "__qualname__", type(f).__name__)
-
-
-def _outputs_name(outputs: Any) -> str:
-    return outputs if isinstance(outputs, str) else "chosen logits"

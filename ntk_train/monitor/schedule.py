@@ -34,12 +34,15 @@ class Schedule:
             if value is not None and not value > 0:
                 msg = f"{name}={value!r} must be positive; leave it None to switch this rule off."
                 raise KernelInputError(msg)
+        on_steps = {int(step) for step in on_steps}
+        if last_step is not None:
+            on_steps.add(last_step)
         if every_steps is None and not on_steps and every_secs is None:
             msg = "The hook would never run: give every_steps, on_steps or every_secs."
             raise KernelInputError(msg)
         self._every_steps = every_steps
         self._every_secs = every_secs
-        self._on_steps = frozenset(on_steps) | ({last_step} if last_step is not None else set())
+        self._on_steps = on_steps
         self._previous: int | None = None
         self._last_run: tuple[int, float] | None = None
 

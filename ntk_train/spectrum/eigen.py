@@ -23,7 +23,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train.errors import KernelInputError, NonFiniteKernelError
+from ntk_train.errors import DtypeError, KernelInputError, NonFiniteKernelError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Spectrum:
 
     @property
     def lambda_max(self) -> float:
-        """The largest eigenvalue; 2 / lambda_max bounds a stable learning rate."""
+        """The largest eigenvalue."""
         return float(self.eigenvalues[0])
 
     @property
@@ -57,11 +57,13 @@ class Spectrum:
     def condition_number(self) -> float:
         """lambda_max / lambda_min, or lambda_max / noise_floor where lambda_min is noise.
 
-        NaN for a kernel of zeros, or one with no positive eigenvalue.
+        NaN for a kernel of zeros, or one with no positive eigenvalue; infinite where there is no
+        floor to bound it.
         """
         if self.lambda_max <= 0:
             return math.nan
-        return self.lambda_max / max(self.lambda_min, self.noise_floor)
+        least = max(self.lambda_min, self.noise_floor)
+        return self.lambda_max / least if least > 0 else math.inf
 
     @property
     def numerical_rank(self) -> int:
@@ -111,9 +113,13 @@ def kernel_spectrum(kernel: Any, *, eps: float | None = None) -> Spectrum:
 
     Raises:
       KernelInputError: the array is no square kernel, is empty, or is far from symmetric.
+      DtypeError: it is complex.
       NonFiniteKernelError: the kernel has NaN or infinite entries; the text says how many.
     """
     kernel = np.asarray(kernel)
+    if np.iscomplexobj(kernel):
+        msg = f"kernel is {kernel.dtype}; a tangent kernel is real."
+        raise DtypeError(msg)
     if eps is None:  # of the dtype in which the kernel was computed, whatever it is cast to here
         is_float = jnp.issubdtype(kernel.dtype, jnp.floating)
         eps = float(jnp.finfo(kernel.dtype if is_float else np.float64).eps)
@@ -130,7 +136,8 @@ def kernel_spectrum(kernel: Any, *, eps: float | None = None) -> Spectrum:
     if asymmetry > 0.01 * np.max(np.abs(matrix)):
         msg = (
             f"kernel is not symmetric: entries differ from their mirror images by up to "
-            f"{asymmetry:.3g}. A kernel of x1 with other inputs x2 has no spectrum; use x2=None."
+            f"{asymmetry:.3g}. A kernel of x1 with other inputs x2 has no spectrum (use x2=None), "
+            "and [N, N, O, O] of empirical_ntk_fn needs kernel.transpose(0, 2, 1, 3)."
         )
         raise KernelInputError(msg)
     eigenvalues = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1]
@@ -145,6 +152,8 @@ def _as_matrix(kernel: np.ndarray) -> np.ndarray:
         hint = (
             " This looks like outputs='diagonal': take one output at a time, kernel[..., o]."
             if len(shape) == 3
+            else " From [N, N, O, O] (empirical_ntk_fn) take kernel.transpose(0, 2, 1, 3)."
+            if len(shape) == 4 and shape[0] == shape[1] and shape[2] == shape[3]
             else " A kernel of x1 with other inputs x2 has no eigenvalues; use x2=None."
         )
         msg = f"kernel has shape {shape}; expected [N, N] or [N, O, N, O] with N, O > 0.{hint}"

@@ -63,7 +63,8 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError) as error:
             msg = (
                 f"The checkpoint {self._directory / str(step)} does not fit the model and "
-                "optimizer of this config. Take the config of that run (config.json beside "
-                f"checkpoints/), or another --workdir. Orbax says: {error}"
+                "optimizer of this config, or is damaged. Take the config of that run (config.json "
+                "beside checkpoints/) or another --workdir; a damaged one you can delete, to go on "
+                f"from the one before. Orbax says: {error}"
             )
             raise ConfigError(msg) from error

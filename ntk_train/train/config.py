@@ -42,6 +42,7 @@ def check(config: ConfigDict) -> None:
         ("eval_every_steps", 1),
         ("checkpoint_every_steps", 1),
         ("keep_checkpoints", 1),
+        ("seed", 0),
     ):
         if config[name] < least:
             msg = f"config.{name}={config[name]}; expected {least} or more."

@@ -70,7 +70,7 @@ class Progress:
 
         Args:
           step: the number of updates made.
-          loss: on the training batches since the last row.
+          loss: on the training batches since the last that was logged.
           evaluation: with "accuracy", on the test part.
           spectrum: of the kernel at this step.
         """

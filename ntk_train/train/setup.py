@@ -1,9 +1,11 @@
 """From a config to the objects of a run, before anything is computed or written."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -54,6 +56,9 @@ def make_setup(config: ConfigDict) -> Setup:
     with blame("optimizer"):
         schedule = make_schedule(config.optimizer, config.num_train_steps)
         optimizer = make_optimizer(config.optimizer, schedule)
+    with blame("model"):  # an activation, say, is looked up when the model is first called
+        create = functools.partial(create_state, model, optimizer, dataset.image_shape)
+        jax.eval_shape(create, config.seed)
     probe = None
     if config.ntk.enabled:
         with blame("ntk.probe_size"):

@@ -196,3 +196,18 @@ def test_a_trace_never_holds_the_full_kernel():
     analysis = traced.lower(*shapes).compile().memory_analysis()
     full = 4 * (n * o) ** 2
     assert analysis.temp_size_in_bytes < full / 2
+
+
+def test_jacobian_contraction_does_not_hold_all_jacobians_at_once():
+    n, o, width, depth = 8, 8, 64, 10
+
+    def f(params, x):
+        for w in params:
+            x = jnp.sin(x @ w)
+        return x[:, :o]
+
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
+    kernel = jax.jit(functools.partial(ntk, f, implementation="jacobian_contraction"))
+    analysis = kernel.lower([shape(width, width)] * depth, shape(n, width)).compile()
+    jacobians = 4 * n * o * width**2 * depth
+    assert analysis.memory_analysis().temp_size_in_bytes < jacobians / 3

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 import ntk_train
-from ntk_train import KernelInputError, NtkImplementation, empirical_ntk_fn, empirical_ntk_vp_fn
+from ntk_train import (
+    DtypeError,
+    KernelInputError,
+    NtkImplementation,
+    empirical_ntk_fn,
+    empirical_ntk_vp_fn,
+)
 from tests.kernel import neural_tangents_cases as cases
 
 KEPT = np.load(pathlib.Path(__file__).parent / "neural_tangents_0_6_5.npz")
@@ -107,3 +113,12 @@ def test_wrong_axes_say_which():
         empirical_ntk_fn(cases.network, vmap_axes=(0, None, {}))(x1, None, params)
     with pytest.raises(ValueError, match="9"):
         empirical_ntk_fn(cases.network, implementation=9)
+
+
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_outputs_that_are_not_real_are_refused(implementation):
+    for f in (lambda p, x: (x @ p) * 1j, lambda p, x: (x @ p).argmax(axis=1)):
+        with pytest.raises(DtypeError, match="must be real floating point"):
+            empirical_ntk_fn(f, implementation=implementation)(
+                jnp.ones((2, 3)), None, jnp.ones((3, 2))
+            )

@@ -40,7 +40,8 @@ def f(params, x):
         ({"outputs": [0, 1, 2, 0]}, KernelInputError, "logits 0 to 2; f has 2"),
         ({"outputs": -1}, KernelInputError, "numbered from 0 to 1"),
         ({"outputs": jnp.zeros(4, int), "x2": X}, KernelInputError, "pass a pair of arrays"),
-        ({"outputs": (0, 1, 0)}, KernelInputError, "outputs has 3 entries"),
+        ({"outputs": (0, 1, 0), "x2": X}, KernelInputError, "outputs has 3 entries"),
+        ({"outputs": (0, 1)}, KernelInputError, "a pair but there is no x2"),
         ({"implementation": "fast"}, KernelInputError, "implementation='fast' is none of"),
         ({"precision": "exact"}, KernelInputError, "precision='exact'"),
         ({"f": lambda p, x: x @ p["w"] * 1j}, DtypeError, "f returned complex128"),
@@ -70,6 +71,13 @@ def test_chosen_logits_may_be_traced():
     labels = jnp.array([0, 1, 1, 0])
     got = jax.jit(lambda labels: ntk(f, PARAMS, X, outputs=labels))(labels)
     np.testing.assert_allclose(got, ntk(f, PARAMS, X, outputs=labels), rtol=1e-12)
+
+
+def test_traced_logits_out_of_range_give_nan_and_not_some_other_logit():
+    got = jax.jit(lambda labels: ntk(f, PARAMS, X, outputs=labels))(jnp.array([0, 2, 1, -1]))
+    assert np.isfinite(got[np.ix_([0, 2], [0, 2])]).all()
+    assert np.isnan(got[1]).all()
+    assert np.isnan(got[3]).all()
 
 
 def test_filter_splits_the_kernel_into_parts():

@@ -91,12 +91,13 @@ def test_the_convention_is_written_once_as_text_and_hparams():
     ((hparams,),) = writer.of("write_hparams")
     want = {
         "outputs": "full",
-        "batch_norm": "eval (examples independent)",
-        "parameters": "all of params",
+        "examples": "independent (BatchNorm, if any, in eval mode)",
+        "parameters": "all 2 leaves",
         "num_parameters": 25,
         "num_examples": 6,
         "num_outputs": 2,
         "param_dtype": "float64",
+        "output_dtype": "float64",
         "kernel_dtype": "float64",
         "precision": "highest",
         "function": "f",
@@ -152,7 +153,7 @@ def test_running_statistics_are_read_and_never_differentiated():
     assert hook(0, params=params, model_state=state)
     evaluated = lambda p, x: Net().apply({"params": p, **state}, x, train=False)
     want = kernel_spectrum(ntk(evaluated, params, PROBE, outputs="trace"))
-    np.testing.assert_allclose(hook.latest.spectrum.eigenvalues, want.eigenvalues, rtol=1e-10)
+    np.testing.assert_allclose(hook.latest.spectrum.eigenvalues, want.eigenvalues, atol=1e-10)
     assert hook.convention.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert hook.convention.function == "Net(train=False)"
 
@@ -163,7 +164,7 @@ def test_batch_norm_in_train_mode_is_coupled_and_said_to_be(caplog):
     trained = linen_fn(Net(), train=True, mutable=["batch_stats"])
     coupled = NTKHook(trained, PROBE, every_steps=1, batched=False)
     assert coupled(0, params=params, model_state=state)
-    assert coupled.convention.batch_norm == "train (coupled)"
+    assert coupled.convention.examples == "coupled (as by BatchNorm in train mode)"
     assert not caplog.records
     claimed_independent = NTKHook(trained, PROBE, every_steps=1)
     assert claimed_independent(0, params=params, model_state=state)
@@ -177,7 +178,8 @@ def test_a_filter_is_named_in_the_convention():
 
     hook = NTKHook(f, PROBE, every_steps=1, param_filter=weights)
     convention = hook.prepare(params=PARAMS)
-    assert "weights" in convention.parameters
+    assert convention.parameters.startswith("1 leaves by ")
+    assert convention.parameters.endswith("weights: w")
     assert convention.num_parameters == 15
 
 
@@ -211,12 +213,102 @@ def test_it_gives_up_after_failures_in_a_row(caplog):
     assert caplog.text.count("training goes on") == 2
 
 
-@pytest.mark.parametrize("broken", ["write_scalars", "write_texts", "write_images"])
-def test_a_failing_writer_is_survived(broken, caplog):
-    hook = NTKHook(f, PROBE, every_steps=1, writer=Recorder(fails=[broken]), max_failures=9)
-    assert not hook(0, params=PARAMS)
-    assert hook.latest.step == 0
+KINDS = ["write_scalars", "write_histograms", "write_images", "write_texts", "write_hparams"]
+
+
+@pytest.mark.parametrize("broken", KINDS)
+def test_what_fails_to_be_written_takes_nothing_along(broken, caplog):
+    writer = Recorder(fails=[broken])
+    hook = NTKHook(f, PROBE, every_steps=1, writer=writer)
+    assert [hook(step, params=PARAMS) for step in range(5)] == [True] * 5
+    once = broken in ("write_texts", "write_hparams")
+    assert hook.failures == (1 if once else 5)
+    assert caplog.text.count("disk full") == 1
+    for kind in KINDS:
+        expected = 1 if kind in ("write_texts", "write_hparams") else 5
+        assert len(writer.of(kind)) == (0 if kind == broken else expected)
+
+
+def test_a_writer_that_cannot_flush_is_survived(caplog):
+    class Full(Recorder):
+        def flush(self):
+            raise OSError("disk full")
+
+    NTKHook(f, PROBE, every_steps=1, writer=Full()).close()
     assert "disk full" in caplog.text
+
+
+def test_a_step_on_the_device_may_be_donated_and_a_wrong_one_is_survived(caplog):
+    hook = NTKHook(f, PROBE, every_steps=2)
+    step, advance = jnp.asarray(0), jax.jit(lambda step: step + 1, donate_argnums=0)
+    ran = []
+    for _ in range(4):
+        ran.append(hook(step, params=PARAMS))
+        step = advance(step)
+    assert ran == [True, False, True, False]
+    assert not hook(jnp.arange(2), params=PARAMS)
+    assert "No kernel at step [0 1]" in caplog.text
+
+
+def test_model_state_cannot_replace_the_parameters():
+    variables = Net().init(jax.random.key(0), PROBE, train=False)
+    hook = NTKHook(linen_fn(Net(), train=False), PROBE, every_steps=1)
+    assert hook(0, params=variables["params"], model_state=variables)
+    assert hook.latest.spectrum.lambda_max > 0
+
+
+def test_outputs_that_do_not_depend_on_the_parameters_are_pointed_out(caplog):
+    hook = NTKHook(lambda params, x: x, PROBE, every_steps=1)
+    assert hook(0, params=PARAMS)
+    assert "kernel at step 0 is zero" in caplog.text
+
+
+def test_coupling_is_looked_for_until_outputs_are_not_zero(caplog):
+    hook = NTKHook(lambda w, x: (x - x.mean(axis=0)) @ w, PROBE, every_steps=1)
+    assert hook(0, params=jnp.zeros((3, 2)))
+    assert "examples interact" not in caplog.text
+    assert hook(1, params=jnp.ones((3, 2)))
+    assert "examples interact" in caplog.text
+
+
+def test_functions_among_the_parameters_are_held_constant():
+    params = PARAMS | {"activation": jnp.sin}
+    hook = NTKHook(lambda p, x: p["activation"](f(p, x)), PROBE, every_steps=1)
+    assert [hook(step, params=params) for step in range(2)] == [True, True]
+    want = kernel_spectrum(ntk(lambda p, x: jnp.sin(f(p, x)), PARAMS, PROBE, outputs="trace"))
+    np.testing.assert_allclose(hook.latest.spectrum.eigenvalues, want.eigenvalues, rtol=1e-9)
+
+
+def test_a_jacobian_in_bfloat16_raises_the_noise_floor():
+    close = jnp.concatenate([PROBE[:1], PROBE[:1] + 1e-5, PROBE[1:3]]).astype(jnp.float32)
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), PARAMS)
+
+    def rounded(params, x):
+        return f(*jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x)))
+
+    exact, low = (NTKHook(g, close, every_steps=1) for g in (f, rounded))
+    assert exact(0, params=params)
+    assert low(0, params=params)
+    assert low.convention.output_dtype == "bfloat16"
+    ratio = low.latest.spectrum.noise_floor / low.latest.spectrum.lambda_max
+    assert ratio == pytest.approx(2.0**-14, rel=1e-3)
+    assert low.latest.spectrum.condition_is_lower_bound
+
+
+def test_a_changed_convention_is_written_again():
+    writer = Recorder()
+    hook = NTKHook(f, PROBE, every_steps=1, writer=writer)
+    hook(0, params=PARAMS)
+    hook(1, params={"w": jnp.ones((3, 7)), "v": jnp.ones((7, 2))})
+    assert len(writer.of("write_texts")) == 2
+    assert len(writer.of("write_hparams")) == 1
+
+
+def test_numpy_and_device_parameters_share_a_program(caplog):
+    hook = NTKHook(f, PROBE, every_steps=1)
+    assert hook(0, params=jax.tree.map(np.asarray, PARAMS))
+    assert hook(1, params=PARAMS)
+    assert not caplog.records
 
 
 def test_an_interrupt_is_not_swallowed(monkeypatch):
@@ -244,6 +336,11 @@ def test_prepare_raises_what_a_call_would_survive():
         (PROBE[:0], {"every_steps": 1}, "at least one example"),
         ({}, {"every_steps": 1}, "at least one example"),
         (PROBE.at[0].set(jnp.nan), {"every_steps": 1}, "probe holds NaN"),
+        ({"a": PROBE, "b": PROBE[:3]}, {"every_steps": 1}, "as many examples in each"),
+        (PROBE, {"every_steps": 1, "outputs": "trce"}, "outputs='trce'"),
+        (PROBE, {"every_steps": 1, "implementation": "fast"}, "implementation='fast'"),
+        (PROBE, {"every_steps": 1, "precision": "exact"}, "precision='exact'"),
+        (PROBE, {"every_steps": 1, "max_failures": 0}, "max_failures=0"),
     ],
 )
 def test_what_could_never_work_is_refused_at_once(probe, options, match):

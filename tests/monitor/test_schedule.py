@@ -47,4 +47,5 @@ def test_rules_must_be_positive(rules):
 
 def test_a_hook_that_would_never_run_is_refused():
     with pytest.raises(KernelInputError, match="never run"):
-        Schedule(last_step=5)
+        Schedule()
+    assert ran(Schedule(last_step=5), range(8)) == [5]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_train import KernelInputError, NonFiniteKernelError, kernel_spectrum
+from ntk_train import DtypeError, KernelInputError, NonFiniteKernelError, kernel_spectrum
 
 
 def kernel_with(eigenvalues, dtype=np.float64):
@@ -92,8 +92,14 @@ def test_whole_numbers_and_low_precision():
         (np.ones((2, 3, 4, 3)), KernelInputError, "x2=None"),
         (np.ones((0, 0)), KernelInputError, "N, O > 0"),
         (np.array([[1.0, 0.5], [0.0, 1.0]]), KernelInputError, "not symmetric"),
+        (np.ones((2, 2, 3, 3)), KernelInputError, r"transpose\(0, 2, 1, 3\)"),
+        (np.eye(2) * 1j, DtypeError, "complex128"),
     ],
 )
 def test_what_has_no_spectrum(kernel, error, match):
     with pytest.raises(error, match=match):
         kernel_spectrum(kernel)
+
+
+def test_without_a_floor_the_condition_number_may_be_infinite():
+    assert kernel_spectrum(np.diag([1.0, -0.5]), eps=0.0).condition_number == math.inf

@@ -65,7 +65,7 @@ def test_hparams_merge_config_and_convention(finished):
     events = event_accumulator.EventAccumulator(str(finished[1]))
     events.Reload()
     text = str(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content)
-    for name in ("optimizer/learning_rate", "model/kwargs/features", "ntk/batch_norm", "checksum"):
+    for name in ("optimizer/learning_rate", "model/kwargs/features", "ntk/examples", "checksum"):
         assert name in text
 
 
