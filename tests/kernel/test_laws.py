@@ -41,9 +41,20 @@ def choices(full, other):
     return first, (np.arange(full.shape[2]) + 1) % o if other else first
 
 
+# The references in float32 differ from those in float64 by nothing but rounding.
+DTYPES_OF = [
+    pytest.param(
+        implementation,
+        dtype,
+        marks=[pytest.mark.heavy] * (implementation != "structured" and dtype == "float32"),
+    )
+    for implementation in IMPLEMENTATIONS
+    for dtype in DTYPES
+]
+
+
 @over_bank
-@over_implementations
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("implementation", "dtype"), DTYPES_OF)
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
 def test_every_mode_equals_the_oracle(case, implementation, dtype, other):
     f, params, x1, x2 = case.make(dtype)
