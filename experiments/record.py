@@ -20,7 +20,9 @@ def save_table(name: str, header: Sequence[str], rows: Iterable[Sequence[object]
     with (RESULTS / f"{name}.csv").open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
     provenance = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(
+            ["python -m", f"experiments.{pathlib.Path(sys.argv[0]).stem}", *sys.argv[1:]]
+        ),
         "devices": sorted({device.device_kind for device in jax.devices()}),
         "processor": _processor(),
         "python": platform.python_version(),
@@ -41,7 +43,12 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit, marked where files differ from it."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    found = subprocess.run(describe, cwd=ROOT, capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    """The commit, marked where code differs from it (results themselves may)."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "*.py")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("-dirty" if changed else "")
