@@ -10,8 +10,9 @@ the fastest of each is kept.
     python -m experiments.benchmark_implementations --only cnn --rounds 3
 
 Expected on 2 cores of a CPU, against our own Jacobian contraction: 2 to 130 times faster on fully
-connected networks of width 256 and above, 1.1 to 1.8 times on CNNs, and half as fast in one row (16
-channels, N 16, O 1); against the peer's best, from 0.5 in that row to 3.5, 1.2 in the geometric mean.
+connected networks of width 256 and above, 1.1 to 1.8 times on CNNs, and half as fast in one row
+(16 channels, N 16, O 1); against the peer's best, from 0.5 in that row to 3.5, and 1.2 in the
+geometric mean.
 (R. Novak, J. Sohl-Dickstein, S. S. Schoenholz,
 *Fast Finite Width Neural Tangent Kernel*, ICML 2022, figure 1.)
 """
