@@ -15,7 +15,7 @@ from ntk_train._types import Groups, KernelProblem
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
-from ntk_train.kernel.structured import prepare, structured
+from ntk_train.kernel.structured import Prepared, prepare, structured
 
 IMPLEMENTATIONS: dict[str, Callable[[KernelProblem, Groups], list[jax.Array]]] = {
     "structured": structured,
@@ -47,10 +47,14 @@ def implementation_for(problem: KernelProblem, implementation: str) -> str:
     check_implementation(implementation)
     if implementation != "auto":
         return implementation
-    prepared = prepare(problem)
+    return cheapest(prepare(problem))
+
+
+def cheapest(prepared: Prepared) -> str:
+    """Name of the implementation that takes the fewest operations."""
     operations = dict(prepared.plan.operations)
     if not has_forward_mode(prepared.program1.equations):
         del operations["ntk_vector_products"]
-    cheapest = min(operations, key=operations.__getitem__)
+    least = min(operations, key=operations.__getitem__)
     # The others run as many small passes, at a lower rate than the products of the plan.
-    return cheapest if 2 * operations[cheapest] < operations["structured"] else "structured"
+    return least if 2 * operations[least] < operations["structured"] else "structured"

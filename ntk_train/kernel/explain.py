@@ -16,7 +16,7 @@ import jax
 
 from ntk_train._jax import source_line
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
-from ntk_train.kernel.auto import implementation_for
+from ntk_train.kernel.auto import cheapest
 from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.structured import prepare
@@ -114,10 +114,11 @@ def explain(
 
 
 def _explain(problem: KernelProblem) -> Explanation:
-    plan = prepare(problem).plan
+    prepared = prepare(problem)
+    plan = prepared.plan
     return Explanation(
         plan=plan,
-        implementation=implementation_for(problem, "auto"),
+        implementation=cheapest(prepared),
         num_parameters=sum(leaf.size for leaf in problem.theta),
         row_numbers=sum(part.row_numbers for part in plan.parts),
         rows=math.prod(plan.labels[label] for label in problem.layout.left),

@@ -116,8 +116,10 @@ def make_plan(
     parts: list[PartPlan] = []
     for i, (path, leaf) in enumerate(zip(problem.paths, problem.theta, strict=True)):
         groups1, groups2 = _parts_of(i, sites1), _parts_of(i, sites2)
-        axes1, axes2 = ([group[0].weight_axes for group in groups] for groups in (groups1, groups2))
-        if not groups1 or axes1 != axes2:  # both sides must have the same theta labels
+        labels1, labels2 = (
+            [group[0].theta_labels for group in groups] for groups in (groups1, groups2)
+        )
+        if not groups1 or labels1 != labels2:
             cost, row = 2 * both * leaf.size, leaf.size
             parts.append(PartPlan(path, i, (), (), "transposed", None, cost, row))
             continue

@@ -28,7 +28,6 @@ from ntk_train.rules import factors_of
 class Prepared:
     """A problem, linearised and planned; nothing is computed yet."""
 
-    problem: KernelProblem
     plan: Plan
     program1: LinearProgram
     program2: LinearProgram
@@ -48,7 +47,7 @@ def prepare(problem: KernelProblem) -> Prepared:
         factored = {part.leaf for part in plan.parts if part.way != "transposed"}
         return [site for site in sites if site.view.leaf in factored]
 
-    return Prepared(problem, plan, program1, program2, cut(sites1), cut(sites2))
+    return Prepared(plan, program1, program2, cut(sites1), cut(sites2))
 
 
 def structured(problem: KernelProblem, groups: Groups) -> list[jax.Array]:

@@ -68,8 +68,14 @@ class Site:
 
     @property
     def weight_axes(self) -> Any:
-        """Equal for sites with the same theta labels."""
+        """Equal for sites of one view with the same theta labels."""
         return self.factors.weight_axes, tuple(sliced for _, sliced in self.view.scans)
+
+    @property
+    def theta_labels(self) -> Any:
+        """Equal across programs for sites whose views of the leaf are made in the same way."""
+        made = tuple((e.primitive, str(e.params), output) for e, output in self.view.chain)
+        return self.weight_axes, made
 
 
 _REARRANGE = {
@@ -97,16 +103,14 @@ def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any
     search = _Search(factors_of)
     views = {var: View(leaf, var) for leaf, var in enumerate(program.tangents)}
     search.block(program, views, set(program.x))
-    parts: dict[int, list[list[Site]]] = {}
+    parts: list[list[Site]] = []
     for leaf, sites in itertools.groupby(
         sorted(search.sites, key=lambda site: site.view.leaf), key=lambda site: site.view.leaf
     ):
         disjoint = _disjoint_parts(program.tangents[leaf], list(sites))
         if leaf not in search.others and disjoint is not None:
-            parts[leaf] = disjoint
-    number = {
-        id(site): i for i, part in enumerate(itertools.chain(*parts.values())) for site in part
-    }
+            parts += disjoint
+    number = {id(site): i for i, part in enumerate(parts) for site in part}
     return [
         dataclasses.replace(site, part=number[id(site)])
         for site in search.sites

@@ -122,3 +122,20 @@ def test_outputs_that_are_not_real_are_refused(implementation):
             empirical_ntk_fn(f, implementation=implementation)(
                 jnp.ones((2, 3)), None, jnp.ones((3, 2))
             )
+
+
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_sides_that_use_a_weight_in_different_ways(implementation):
+    def f(params, x, part):
+        return jnp.sin(x @ (params[part] if part < 2 else params[0].T))
+
+    params, x = jnp.cos(jnp.arange(18.0)).reshape(2, 3, 3), jnp.cos(jnp.arange(6.0)).reshape(2, 3)
+    kernel_fn = empirical_ntk_fn(f, (), (), 0, implementation)
+    apart = kernel_fn(x, x + 1, params, part=(0, 1))
+    np.testing.assert_array_equal(apart, np.zeros((2, 2, 3, 3)))
+    turned = kernel_fn(x, x + 1, params, part=(0, 2))
+    j1, j2 = (
+        jax.jacrev(lambda p, x=x, part=part: f(p, x, part))(params).reshape(2, 3, 18)
+        for x, part in ((x, 0), (x + 1, 2))
+    )
+    np.testing.assert_allclose(turned, np.einsum("now,mpw->nmop", j1, j2), rtol=1e-10)
