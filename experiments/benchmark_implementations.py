@@ -1,167 +1,140 @@
-"""How fast is each implementation, and how much does it compute, on networks of each kind?
+"""How fast is each implementation, and does `auto` take the right one, on networks of each kind?
 
-The grid of figure 1 of the paper (10-layer ReLU networks of width 2^k, O outputs, N inputs) and a
-grid of CNNs, full kernels of x1 with itself in float32: seconds, operations that XLA counts for a
-kernel entry, temporary memory and seconds to compile, of our implementations and, where it is
-installed, of neural-tangents 0.6.5 in the same process. Runs are interleaved, round by round, and
-the fastest of each is kept.
+Full kernels of x1 with itself in float32, of 10-layer ReLU networks of width 2^k (the grid of
+figure 1 of the paper), CNNs, ResNet-18 and vision transformers with N inputs and O outputs:
+milliseconds, operations that XLA counts for a kernel entry (a loop's body once), temporary memory
+with the result, and seconds to compile, of our implementations, of `auto`, compiled once more on
+its own, and, where it is installed, of neural-tangents 0.6.5 in the same process. Runs are
+interleaved, round by round; a round repeats a kernel for 50 ms or more, and the fastest round of
+each is kept. Jacobians over 2 GB are left out; what takes over 20 seconds is run once.
 
-    python -m experiments.benchmark_implementations --save            # 6 minutes on 2 cores
-    python -m experiments.benchmark_implementations --only cnn --rounds 3
+    python -m experiments.benchmark_implementations --save            # 35 minutes on 2 cores
+    python -m experiments.benchmark_implementations --save --only resnet
+    python -m experiments.benchmark_implementations --only fcn --rounds 2   # a quick look
 
-Expected on 2 cores of a CPU, against our own Jacobian contraction: 2 to 130 times faster on fully
-connected networks of width 256 and above, 1.1 to 1.8 times on CNNs, and half as fast in one row
-(16 channels, N 16, O 1); against the peer's best, from 0.5 in that row to 3.5, and 1.2 in the
-geometric mean.
-(R. Novak, J. Sohl-Dickstein, S. S. Schoenholz,
-*Fast Finite Width Neural Tangent Kernel*, ICML 2022, figure 1.)
+Families: fcn (12 minutes), cnn (4), resnet (12), vit (8). `--save` puts the rows of the families
+measured in the place of older ones, after each cell. At the end it prints, for each cell, the time
+of the peer's best over that of `auto`, whether `auto` was within 1.25 of the fastest of ours, and
+how far apart `auto` and the implementation that it took are, which is the noise.
+(R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML
+2022, figures 1 and 2.)
 """
 
 import argparse
 import functools
-import importlib
-import importlib.util
 import itertools
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 
 import ntk_train
-from experiments.record import RESULTS, save_table
+from experiments import networks
+from experiments.measure import (
+    PEERS,
+    Kernel,
+    compile_kernel,
+    has_peer,
+    interleaved,
+    peer_kernel,
+)
+from experiments.networks import Network
+from experiments.record import RESULTS, merge_table
+from experiments.summary import OURS, TOTALS, cells_of, totals
 
-HEADER = [
-    "case", "n", "o", "num_parameters", "implementation", "milliseconds", "flops_per_entry",
-    "temporary_megabytes", "compile_seconds",
-]  # fmt: skip
-OURS = ("structured", "jacobian_contraction", "ntk_vector_products")
-PEERS = {1: "nt jacobian_contraction", 2: "nt ntk_vector_products", 3: "nt structured"}
+TABLE = "benchmark_implementations"
+JACOBIAN_LIMIT = 2e9  # bytes
+Row = dict[str, object]
 
 
 class Case(NamedTuple):
-    """A network, its inputs, and the family that it is plotted with."""
+    """A network to build, the number of its inputs, and the family that it is listed with."""
 
     family: str
     name: str
-    f: Callable[[Any, jax.Array], jax.Array]
-    params: Any
-    x: jax.Array
-    num_outputs: int
-
-
-def fcn(width: int, o: int, n: int, depth: int = 10) -> Case:
-    """A ReLU network of `depth` layers without biases."""
-    sizes = [width] * depth + [o]
-    keys = jax.random.split(jax.random.key(0), depth)
-    params = [
-        jax.random.normal(key, (a, b)) / a**0.5
-        for key, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
-    ]
-
-    def f(params: list[jax.Array], x: jax.Array) -> jax.Array:
-        for w in params[:-1]:
-            x = jax.nn.relu(x @ w)
-        return x @ params[-1]
-
-    return Case("fcn", f"fcn {width}", f, params, jax.random.normal(keys[0], (n, width)), o)
-
-
-def cnn(channels: int, o: int, n: int, pixels: int = 32, depth: int = 5) -> Case:
-    """3 x 3 convolutions with ReLU, average pooling and a dense layer, without biases."""
-    keys = jax.random.split(jax.random.key(0), depth + 1)
-    sizes = [3] + [channels] * depth
-    params = [
-        jax.random.normal(key, (3, 3, a, b)) / (9 * a) ** 0.5
-        for key, a, b in zip(keys, sizes[:-1], sizes[1:], strict=False)
-    ]
-    params.append(jax.random.normal(keys[-1], (channels, o)) / channels**0.5)
-    layout = ("NHWC", "HWIO", "NHWC")
-
-    def f(params: list[jax.Array], x: jax.Array) -> jax.Array:
-        for w in params[:-1]:
-            x = jax.nn.relu(
-                jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout)
-            )
-        return x.mean(axis=(1, 2)) @ params[-1]
-
-    x = jax.random.normal(keys[0], (n, pixels, pixels, 3))
-    return Case("cnn", f"cnn {channels}", f, params, x, o)
+    build: Callable[[], Network]
+    n: int
+    o: int
 
 
 def cases() -> Iterator[Case]:
-    """The grid, small cases first."""
+    """The grid; of each family small cases first."""
     for width, o, n in itertools.product((64, 256, 1024), (1, 16, 128), (1, 8, 32)):
-        yield fcn(width, o, n)
+        yield Case("fcn", f"fcn {width}", functools.partial(networks.fcn, width, o), n, o)
     for channels, o, n in itertools.product((16, 64), (1, 10), (2, 16)):
-        yield cnn(channels, o, n)
+        yield Case("cnn", f"cnn {channels}", functools.partial(networks.cnn, channels, o), n, o)
+    for pixels, n, o in ((64, 4, 10), (224, 2, 1), (224, 2, 10)):
+        build = functools.partial(networks.resnet18, o, pixels)
+        yield Case("resnet", f"resnet-18 {pixels} px", build, n, o)
+    yield Case("vit", "vit-tiny 32 px", functools.partial(networks.vit_tiny, 10), 8, 10)
+    for n, o in ((4, 1), (2, 10)):
+        yield Case("vit", "vit-s/16 224 px", functools.partial(networks.vit_s16, o), n, o)
 
 
-def implementations(case: Case) -> dict[str, Callable[[Any, jax.Array], jax.Array]]:
-    """Kernel functions by name, without those whose Jacobians would take over 1 GB."""
-    size = sum(leaf.size for leaf in jax.tree.leaves(case.params))
-    fits = 4 * len(case.x) * case.num_outputs * size < 1e9
-    chosen: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
-        name: functools.partial(ntk_train.ntk, case.f, implementation=name)
-        for name in OURS
-        if fits or name == "structured"
+def implementations(network: Network, n: int, o: int) -> dict[str, Kernel]:
+    """Kernel functions by name, without those whose Jacobians would be too large."""
+    fits = 4 * n * o * network.num_parameters < JACOBIAN_LIMIT
+    chosen: dict[str, Kernel] = {
+        name: functools.partial(ntk_train.ntk, network.f, implementation=name)
+        for name in ("auto", *OURS)
+        if fits or name in ("auto", "structured")
     }
-    if importlib.util.find_spec("neural_tangents"):
-        if importlib.util.find_spec("nt_shim"):
-            importlib.import_module("nt_shim")
-        peer = importlib.import_module("neural_tangents")
-        for number, name in PEERS.items():
-            if fits or number == 3:
-                kernel_fn = peer.empirical_ntk_fn(case.f, (), (), 0, implementation=number)
-                chosen[name] = _of_one_batch(kernel_fn)
+    if has_peer():
+        for name in PEERS:
+            if fits or name == "nt structured":
+                chosen[name] = peer_kernel(network.f, name)
     return chosen
 
 
-def _of_one_batch(kernel_fn: Callable) -> Callable[[Any, jax.Array], jax.Array]:
-    return lambda params, x: kernel_fn(x, None, params)
-
-
-def measure(case: Case, rounds: int) -> list[tuple]:
+def measure(case: Case, rounds: int) -> list[Row]:
     """A row for each implementation."""
-    compiled, compile_seconds = {}, {}
-    for name, kernel in implementations(case).items():
-        start = time.perf_counter()
-        compiled[name] = jax.jit(kernel).lower(case.params, case.x).compile()
-        compile_seconds[name] = time.perf_counter() - start
-    best = dict.fromkeys(compiled, float("inf"))
-    for _ in range(rounds + 1):
-        for name, kernel in compiled.items():
-            start = time.perf_counter()
-            jax.block_until_ready(kernel(case.params, case.x))
-            best[name] = min(best[name], time.perf_counter() - start)
-    entries = (len(case.x) * case.num_outputs) ** 2
-    size = sum(leaf.size for leaf in jax.tree.leaves(case.params))
-    rows = []
-    for name, program in compiled.items():
-        flops = (program.cost_analysis() or {}).get("flops", float("nan")) / entries
-        memory = getattr(program.memory_analysis(), "temp_size_in_bytes", 0) / 1e6
-        row = (case.name, len(case.x), case.num_outputs, size, name, f"{1e3 * best[name]:.3f}")
-        rows.append((*row, f"{flops:.4g}", f"{memory:.1f}", f"{compile_seconds[name]:.2f}"))
-    return rows
+    network = case.build()
+    params, x = network.params, network.inputs(case.n)
+    chosen = ntk_train.explain(network.f, params, x).implementation
+    programs = {
+        name: compile_kernel(kernel, params, x)
+        for name, kernel in implementations(network, case.n, case.o).items()
+    }
+    times = interleaved(
+        {name: functools.partial(program.run, params, x) for name, program in programs.items()},
+        rounds,
+    )
+    entries = (case.n * case.o) ** 2
+    return [
+        {
+            "family": case.family,
+            "case": case.name,
+            "n": case.n,
+            "o": case.o,
+            "num_parameters": network.num_parameters,
+            "implementation": name,
+            "chosen": chosen if name == "auto" else "",
+            "milliseconds": f"{1e3 * times[name][0]:.4g}",
+            "rounds": times[name][1],
+            "flops_per_entry": f"{program.flops / entries:.4g}",
+            "peak_megabytes": f"{program.peak_megabytes:.4g}",
+            "compile_seconds": f"{program.compile_seconds:.2f}",
+        }
+        for name, program in programs.items()
+    ]
 
 
-def plot(rows: list[tuple]) -> None:
+def plot(rows: Sequence[Row]) -> None:
     """Milliseconds over width, a panel for each N and O, kept beside the table."""
     from matplotlib.figure import Figure
 
-    colours = {"structured": "#2a5d9f", "jacobian_contraction": "#c0392b"}
+    colours = {"auto": "#2a5d9f", "jacobian_contraction": "#c0392b"}
     colours |= {"ntk_vector_products": "#c98a1b", "nt structured": "#6f6e69"}
-    panels = sorted({(row[1], row[2]) for row in rows if row[0].startswith("fcn")})
-    if not panels:
-        return
+    rows = [row for row in rows if row["family"] == "fcn"]
+    panels = list(dict.fromkeys((row["n"], row["o"]) for row in rows))
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots(3, 3, sharex=True, squeeze=False).ravel()
-    for panel, (n, o) in zip(axes, panels, strict=False):
+    for panel, (n, o) in zip(axes, panels, strict=True):
         for name, colour in colours.items():
             line = [
-                (int(row[0].split()[1]), float(row[5]))
+                (int(str(row["case"]).split()[1]), float(str(row["milliseconds"])))
                 for row in rows
-                if row[0].startswith("fcn") and row[1:3] == (n, o) and row[4] == name
+                if (row["n"], row["o"], row["implementation"]) == (n, o, name)
             ]
             if line:
                 panel.loglog(*zip(*line, strict=True), "o-", color=colour, label=name, markersize=3)
@@ -171,26 +144,47 @@ def plot(rows: list[tuple]) -> None:
     axes[0].legend(fontsize=7, frameon=False)
     figure.supxlabel("width of a 10-layer fully connected network", fontsize=9)
     figure.supylabel("milliseconds for a full kernel", fontsize=9)
-    figure.savefig(RESULTS / "benchmark_implementations.png", dpi=120)
+    figure.savefig(RESULTS / f"{TABLE}.png", dpi=120)
+
+
+def print_summary(rows: Sequence[Row]) -> None:
+    """A line for each cell, then one for each family and all together."""
+    cells = cells_of(rows)
+    print("\ncell  auto ms  chosen  over own best  noise  peer's best  peer / auto  memory")
+    for cell in cells:
+        numbers = f"{cell.over_own_best:5.2f} {cell.noise:5.2f}  {cell.peer:<24}"
+        ratios = f"{cell.peer_over_auto:6.2f} {cell.peer_memory_over_auto:6.2f}"
+        print(f"{cell.name:<32} {cell.milliseconds:9.4g}  {cell.chosen:<20} {numbers} {ratios}")
+    print()
+    for line in (TOTALS, *totals(cells)):
+        print("  ".join(line))
 
 
 def main() -> None:
     """Measures, prints and keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="families to measure, for example cnn")
+    parser.add_argument("--only", default="", help="families to measure: fcn,cnn,resnet,vit")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each")
     parser.add_argument("--save", action="store_true", help="keep the table and its plot")
     arguments = parser.parse_args()
-    print("  ".join(HEADER))
-    rows = []
+    rows: list[Row] = []
     for case in cases():
-        if arguments.only in case.family:
-            rows += measure(case, arguments.rounds)
-            for row in rows[-len(implementations(case)) :]:
-                print("  ".join(map(str, row)), flush=True)
-    if arguments.save:
-        save_table("benchmark_implementations", HEADER, rows)
+        if arguments.only and case.family not in arguments.only.split(","):
+            continue
+        new = measure(case, arguments.rounds)
+        if not rows:
+            print("  ".join(new[0]))
+        for row in new:
+            print("  ".join(str(value) for value in row.values()), flush=True)
+        rows += new
+        if arguments.save:
+            merge_table(TABLE, rows, key=["family"])
+        jax.clear_caches()
+    if not rows:
+        parser.error(f"--only {arguments.only} is no family")
+    if arguments.save and any(row["family"] == "fcn" for row in rows):
         plot(rows)
+    print_summary(rows)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,205 @@
+"""The networks of the benchmarks: functions, parameters and the shape of one input.
+
+Fully connected and convolutional networks without biases, as in R. Novak, J. Sohl-Dickstein,
+S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, figures 1 and 2; ResNets
+(K. He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016, table 1) in Flax with
+BatchNorm in evaluation mode, of which only `params` are differentiated; and vision transformers
+(A. Dosovitskiy et al., *An Image is Worth 16x16 Words*, ICLR 2021; the sizes of ViT-S/16 are those
+of H. Touvron et al., *Training data-efficient image transformers*, ICML 2021, table 1).
+
+Parameters are drawn by NumPy from a fixed seed: the same on every machine, and nothing to compile.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Network(NamedTuple):
+    """A function, where to take its kernel, and the shape of one of its inputs."""
+
+    f: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    shape: tuple[int, ...]
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of differentiated numbers (P)."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    def inputs(self, n: int) -> jax.Array:
+        """N standard normal inputs, always the same."""
+        return _normal(np.random.default_rng(1), (n, *self.shape))
+
+
+def fcn(width: int, o: int, depth: int = 10) -> Network:
+    """A ReLU network of `depth` layers without biases."""
+    sizes = [width] * depth + [o]
+    rng = np.random.default_rng(0)
+    weights = [_normal(rng, (a, b), a**-0.5) for a, b in itertools.pairwise(sizes)]
+
+    def f(weights: list[jax.Array], x: jax.Array) -> jax.Array:
+        for w in weights[:-1]:
+            x = jax.nn.relu(x @ w)
+        return x @ weights[-1]
+
+    return Network(f, weights, (width,))
+
+
+def cnn(channels: int, o: int, pixels: int = 32, depth: int = 5) -> Network:
+    """3 x 3 convolutions with ReLU, average pooling and a dense layer, without biases."""
+    sizes = [3] + [channels] * depth
+    rng = np.random.default_rng(0)
+    weights = [_normal(rng, (3, 3, a, b), (9 * a) ** -0.5) for a, b in itertools.pairwise(sizes)]
+    weights.append(_normal(rng, (channels, o), channels**-0.5))
+    layout = ("NHWC", "HWIO", "NHWC")
+
+    def f(weights: list[jax.Array], x: jax.Array) -> jax.Array:
+        for w in weights[:-1]:
+            x = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout)
+            x = jax.nn.relu(x)
+        return x.mean(axis=(1, 2)) @ weights[-1]
+
+    return Network(f, weights, (pixels, pixels, 3))
+
+
+def resnet18(o: int, pixels: int = 224) -> Network:
+    """ResNet-18."""
+    return _of_module(ResNet(o, (2, 2, 2, 2)), pixels)
+
+
+def resnet50(o: int, pixels: int = 224) -> Network:
+    """ResNet-50."""
+    return _of_module(ResNet(o, (3, 4, 6, 3), bottleneck=True), pixels)
+
+
+def resnet_tiny(o: int, pixels: int = 16) -> Network:
+    """Two blocks of 8 channels, for a quick look."""
+    return _of_module(ResNet(o, (1, 1), features=8), pixels)
+
+
+def vit_s16(o: int, pixels: int = 224) -> Network:
+    """ViT-S/16."""
+    return _of_module(ViT(o), pixels)
+
+
+def vit_tiny(o: int, pixels: int = 32) -> Network:
+    """ViT of 4 layers of width 64 on patches of 8 x 8, for a quick look."""
+    return _of_module(ViT(o, width=64, depth=4, heads=2, patch=8), pixels)
+
+
+class ResNet(nn.Module):
+    """A residual network with BatchNorm in evaluation mode.
+
+    Attributes:
+      num_outputs: O.
+      stages: the number of blocks in each stage.
+      bottleneck: whether blocks are 1 x 1, 3 x 3, 1 x 1 convolutions, or two of 3 x 3.
+      features: channels of the first stage.
+    """
+
+    num_outputs: int
+    stages: tuple[int, ...]
+    bottleneck: bool = False
+    features: int = 64
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits [N, O] of images [N, height, width, 3]."""
+        x = nn.relu(_conv_norm(x, self.features, 7, 2))
+        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        for stage, blocks in enumerate(self.stages):
+            for block in range(blocks):
+                strides = 2 if stage > 0 and block == 0 else 1
+                x = self._block(x, self.features * 2**stage, strides)
+        return nn.Dense(self.num_outputs)(x.mean(axis=(1, 2)))
+
+    def _block(self, x: jax.Array, features: int, strides: int) -> jax.Array:
+        if self.bottleneck:
+            y = nn.relu(_conv_norm(x, features, 1))
+            y = nn.relu(_conv_norm(y, features, 3, strides))
+            y = _conv_norm(y, 4 * features, 1)
+        else:
+            y = nn.relu(_conv_norm(x, features, 3, strides))
+            y = _conv_norm(y, features, 3)
+        if x.shape != y.shape:
+            x = _conv_norm(x, y.shape[-1], 1, strides)
+        return nn.relu(x + y)
+
+
+def _conv_norm(x: jax.Array, features: int, kernel: int, strides: int = 1) -> jax.Array:
+    conv = nn.Conv(features, (kernel, kernel), (strides, strides), use_bias=False)
+    return nn.BatchNorm(use_running_average=True)(conv(x))
+
+
+class ViT(nn.Module):
+    """A vision transformer with a class token; the defaults are those of ViT-S/16.
+
+    Attributes:
+      num_outputs: O.
+      width: features of a token.
+      depth: layers.
+      heads: of the attention.
+      patch: pixels on the side of a patch.
+    """
+
+    num_outputs: int
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch: int = 16
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits [N, O] of images [N, height, width, 3]."""
+        patch, init = (self.patch, self.patch), nn.initializers.normal(0.02)
+        x = nn.Conv(self.width, patch, patch, padding="VALID")(x)
+        x = x.reshape(x.shape[0], -1, self.width)  # [N, T, A]
+        token = self.param("class_token", init, (1, 1, self.width))
+        x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)), x], axis=1)
+        x = x + self.param("positions", init, (1, x.shape[1], self.width))
+        for _ in range(self.depth):
+            x = x + nn.MultiHeadDotProductAttention(num_heads=self.heads)(nn.LayerNorm()(x))
+            y = nn.gelu(nn.Dense(4 * self.width)(nn.LayerNorm()(x)))
+            x = x + nn.Dense(self.width)(y)
+        return nn.Dense(self.num_outputs)(nn.LayerNorm()(x)[:, 0])
+
+
+def _of_module(module: nn.Module, pixels: int) -> Network:
+    shape = (pixels, pixels, 3)
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    rng = np.random.default_rng(0)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _draw(rng, [key.key for key in path], leaf.shape), shapes["params"]
+    )
+    state = {name: _initial_state(tree) for name, tree in shapes.items() if name != "params"}
+    return Network(lambda params, x: module.apply({"params": params, **state}, x), params, shape)
+
+
+def _draw(rng: np.random.Generator, path: list[str], shape: tuple[int, ...]) -> jax.Array:
+    """Scales are one, biases zero, kernels of variance one over the inputs, the rest small."""
+    *_, module, name = ["", *path]
+    if name in ("scale", "bias"):
+        return jnp.full(shape, name == "scale", jnp.float32)
+    if name == "kernel":
+        inputs = shape[:1] if module in ("query", "key", "value") else shape[:-1]
+        return _normal(rng, shape, math.prod(inputs) ** -0.5)
+    return _normal(rng, shape, 0.02)
+
+
+def _initial_state(tree: Any) -> Any:
+    """Running means are zero, running variances one."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: np.full(leaf.shape, path[-1].key == "var", np.float32), tree
+    )
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> jax.Array:
+    return jnp.asarray(scale * rng.standard_normal(shape, np.float32), jnp.float32)

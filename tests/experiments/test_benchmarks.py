@@ -1,0 +1,135 @@
+"""The benchmarks run: tiny networks, no expectation about time."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from experiments import benchmark_gpu, measure, networks, record
+from experiments.summary import cells_of, totals
+
+TINY = {
+    "fcn": lambda: networks.fcn(8, 3, depth=2),
+    "cnn": lambda: networks.cnn(4, 3, pixels=8, depth=2),
+    "resnet": lambda: networks.resnet_tiny(3),
+    "vit": lambda: networks.vit_tiny(3, pixels=16),
+}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_networks_are_float32_and_always_the_same(name):
+    one, two = TINY[name](), TINY[name]()
+    leaves = jax.tree.leaves(one.params)
+    assert {leaf.dtype.name for leaf in leaves} == {"float32"}
+    assert all((a == b).all() for a, b in zip(leaves, jax.tree.leaves(two.params)))
+    out = jax.jit(one.f)(one.params, one.inputs(2))
+    assert out.shape == (2, 3)
+    assert out.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("build", "count"),
+    [  # those of the papers and of torchvision, with 1000 outputs
+        (networks.resnet18, 11_689_512),
+        (networks.resnet50, 25_557_032),
+        (networks.vit_s16, 22_050_664),
+    ],
+)
+def test_networks_have_the_published_sizes(build, count):
+    assert build(1000).num_parameters == count
+
+
+def test_smoke_of_the_gpu_benchmark(tmp_path):
+    """In a process of its own, as on the other machine: float32 by default."""
+    names = "fcn-16,resnet-tiny"
+    steps = "highest/auto,float64/structured,highest/jacobian_contraction"
+    command = [sys.executable, "-m", "experiments.benchmark_gpu", "--smoke", "--cases", names]
+    command += ["--steps", steps, "--out", str(tmp_path)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    done = subprocess.run(
+        command, cwd=record.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "benchmark_gpu.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert [row["note"] for row in rows] == [""] * 6
+    errors = [float(row["relative_error"]) for row in rows if row["precision"] == "highest"]
+    assert len(errors) == 4
+    assert max(errors) < 1e-5
+    assert all(float(row["milliseconds"]) > 0 for row in rows if row["precision"] == "highest")
+    (origin,) = json.loads((tmp_path / "benchmark_gpu.json").read_text()).values()
+    assert names in origin["command"]
+
+
+def test_a_step_that_fails_is_a_row_with_the_reason(monkeypatch):
+    def fail(*arguments):
+        raise MemoryError("RESOURCE_EXHAUSTED: out of memory\nmore")
+
+    monkeypatch.setattr(benchmark_gpu, "compile_kernel", fail)
+    benchmark = benchmark_gpu.Benchmark(None, {})
+    row = benchmark.measure(benchmark_gpu.smoke_cases()[0], benchmark_gpu.STEPS[0])
+    assert row["note"] == "MemoryError: RESOURCE_EXHAUSTED: out of memory"
+    assert row["milliseconds"] == ""
+
+
+def test_rows_of_a_new_run_replace_those_of_the_same_family(tmp_path, monkeypatch):
+    first = [{"family": "fcn", "case": "a"}, {"family": "cnn", "case": "b"}]
+    record.merge_table("table", first, ["family"], tmp_path)
+    monkeypatch.setattr(record, "RUN", "later")
+    record.merge_table("table", [{"family": "fcn", "case": "c"}], ["family"], tmp_path)
+    rows, runs = record.load_table(tmp_path / "table")
+    assert [(row["case"], row["run"] == "later") for row in rows] == [("b", False), ("c", True)]
+    assert len(runs) == 2
+    record.merge_table("table", [{"family": "cnn", "case": "d"}], ["family"], tmp_path)
+    rows, runs = record.load_table(tmp_path / "table")
+    assert [row["case"] for row in rows] == ["c", "d"]
+    assert list(runs) == ["later"]
+
+
+def test_interleaved_runs_long_programs_once():
+    calls = {"short": 0, "long": 0}
+
+    def program(name):
+        def run():
+            calls[name] += 1
+            return jax.numpy.zeros(())
+
+        return run
+
+    programs = {name: program(name) for name in calls}
+    measured = measure.interleaved({"short": programs["short"]}, 2, seconds_per_round=1e-5)
+    assert measured["short"][1] == 8  # four times as many rounds below 2 ms
+    measured = measure.interleaved({"long": programs["long"]}, 2, cap=0.0)
+    assert measured["long"][1] == 1
+    assert calls["long"] == 1
+
+
+def test_summary_of_a_table():
+    def row(implementation, milliseconds, memory=1.0, chosen=""):
+        cell = {"family": "fcn", "case": "fcn 8", "n": 1, "o": 2, "chosen": chosen}
+        measured = {"milliseconds": milliseconds, "peak_megabytes": memory}
+        return cell | measured | {"implementation": implementation}
+
+    rows = [
+        row("auto", "2.0", "10", "structured"),
+        row("structured", "1.6"),
+        row("jacobian_contraction", "1.0"),
+        row("nt structured", "3.0", "5"),
+        row("nt jacobian_contraction", "4.0"),
+    ]
+    (cell,) = cells_of(rows)
+    assert (cell.over_own_best, cell.noise, cell.over_jacobian) == (2.0, 1.25, 0.5)
+    assert (cell.peer, cell.peer_over_auto, cell.peer_memory_over_auto) == (
+        "nt structured",
+        1.5,
+        0.5,
+    )
+    (line,) = totals([cell])
+    assert line[:3] == ["fcn", "1", "1.50"]
+    (alone,) = cells_of(rows[:1])
+    assert totals([alone])[0][2] == "nan"
