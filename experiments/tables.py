@@ -1,0 +1,151 @@
+"""The page docs/benchmarks.md, from the data in experiments/results and nothing else.
+
+    python -m experiments.tables          # a second; writes the page
+
+A test compares the page with what the data gives.
+"""
+
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from experiments.record import RESULTS, ROOT, load_table
+from experiments.summary import TOTALS, WITHIN, Cell, cells_of, totals
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+Row = Mapping[str, str]
+
+_CELLS = (
+    "network", "auto, ms", "it took", "Jacobian contraction / auto", "auto / fastest of ours",
+    "fastest of the peer", "peer / auto", "memory, peer / auto",
+)  # fmt: skip
+_GPU = (
+    "network", "N", "O", "implementation", "precision", "ms", "compile, s", "temporary, MB",
+    "relative error",
+)  # fmt: skip
+
+
+def page(folder: pathlib.Path = RESULTS) -> str:
+    """The text of the page."""
+    parts = [
+        "# Benchmarks",
+        "This page is written by `python -m experiments.tables` from the data in "
+        "[experiments/results](../experiments/results); each section says how its data was made.",
+        *_implementations(*load_table(folder / "benchmark_implementations")),
+        *_gpu(*load_table(folder / "benchmark_gpu")),
+        *_agreement(*load_table(folder / "compare_neural_tangents")),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _implementations(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    cells = cells_of(rows) if rows and "chosen" in rows[0] else []
+    if not cells:
+        return []
+    families = dict.fromkeys(cell.family for cell in cells)
+    tables = [
+        text
+        for family in families
+        for text in (
+            f"### {family}",
+            _table(_CELLS, [_cell(cell) for cell in cells if cell.family == family]),
+        )
+    ]
+    return [
+        "## Implementations, and the choice of `auto`",
+        "Full kernels of a batch with itself in float32, the fastest of interleaved rounds. The "
+        "peer is neural-tangents 0.6.5, in the same process; `auto` is compiled on its own, beside "
+        "the implementation that it took. Ratios above 1 say that `auto` is faster, or needs less "
+        "memory (temporary and result); means are geometric. Within says how often `auto` took no "
+        f"more than {WITHIN} times as long as the fastest of ours, worst the largest such factor, "
+        "and noise how far apart two compilations of one program were at most.",
+        _table(TOTALS, totals(cells)),
+        *tables,
+        "Fully connected networks: milliseconds over width.\n\n"
+        "![Milliseconds over width](../experiments/results/benchmark_implementations.png)",
+        _made(rows, origins),
+    ]
+
+
+def _cell(cell: Cell) -> list[str]:
+    return [
+        cell.name,
+        f"{cell.milliseconds:.4g}",
+        cell.chosen,
+        _ratio(cell.over_jacobian),
+        _ratio(cell.over_own_best),
+        cell.peer,
+        _ratio(cell.peer_over_auto),
+        _ratio(cell.peer_memory_over_auto),
+    ]
+
+
+def _ratio(number: float) -> str:
+    return "" if number != number else f"{number:.2f}"  # NaN: not measured
+
+
+def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    cases = dict.fromkeys(row["case"] for row in rows)
+    timed = [row for case in cases for row in rows if row["case"] == case and _is_shown(row)]
+    lines = [
+        [
+            row["network"],
+            row["n"],
+            row["o"],
+            row["implementation"] + (f" ({row['chosen']})" if row["chosen"] else ""),
+            row["precision"],
+            row["milliseconds"],
+            row["compile_seconds"],
+            row["temporary_megabytes"],
+            row["relative_error"] or row["note"],
+        ]
+        for row in timed
+    ]
+    return [
+        "## On a GPU, by precision of the matrix products",
+        "Full kernels of a batch with itself, medians of batches of back-to-back runs. The error "
+        "is the norm of the difference to the structured kernel in float64, of the same parameters "
+        "and inputs, over its norm. In brackets what `auto` took.",
+        _table(_GPU, lines),
+        _made(rows, origins),
+    ]
+
+
+def _is_shown(row: Row) -> bool:
+    """Whether the row is more than the reference itself."""
+    return row["precision"] != "float64" or bool(row["relative_error"])
+
+
+def _agreement(rows: Sequence[Row], origin: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    largest = max(float(row["relative_difference"]) for row in rows)
+    return [
+        "## Agreement with neural-tangents 0.6.5",
+        f"{len(rows)} kernels in float64, of every combination of axes and every implementation: "
+        f"the largest relative difference is {largest:.1e}.",
+        "How it was made:\n\n" + _line(origin),
+    ]
+
+
+def _made(rows: Iterable[Row], origins: Mapping[str, Any]) -> str:
+    """Where the rows come from, run by run."""
+    runs = dict.fromkeys(row["run"] for row in rows)
+    return "How it was made:\n\n" + "\n".join(_line(origins[run], f"{run}: ") for run in runs)
+
+
+def _line(origin: Mapping[str, Any], run: str = "") -> str:
+    devices = ", ".join(origin["devices"])
+    versions = f"Python {origin['python']}, JAX {origin['jax']}, commit {origin['commit']}"
+    return f"- {run}`{origin['command']}` on {devices} ({origin['processor']}), {versions}"
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,54 @@
+"""docs/benchmarks.md is what the data gives, and says where the data comes from."""
+
+from experiments import record, tables
+
+
+def test_the_page_is_what_the_data_gives():
+    assert tables.PAGE.read_text() == tables.page(), "run `python -m experiments.tables`"
+
+
+def implementation(name, milliseconds, chosen=""):
+    cell = {"family": "fcn", "case": "fcn 8", "n": 1, "o": 2, "implementation": name}
+    return cell | {"chosen": chosen, "milliseconds": milliseconds, "peak_megabytes": "1"}
+
+
+def gpu(precision, name, error="", note=""):
+    return {
+        "case": "vit",
+        "network": "ViT",
+        "n": 2,
+        "o": 3,
+        "implementation": name,
+        "chosen": "structured" if name == "auto" else "",
+        "precision": precision,
+        "milliseconds": "1.5",
+        "compile_seconds": "30",
+        "temporary_megabytes": "7",
+        "relative_error": error,
+        "note": note,
+    }
+
+
+def test_a_page_of_both_tables(tmp_path):
+    rows = [
+        implementation("auto", "2", "structured"),
+        implementation("structured", "2"),
+        implementation("nt structured", "3"),
+    ]
+    record.merge_table("benchmark_implementations", rows, ["family"], tmp_path)
+    rows = [
+        gpu("highest", "auto", error="1.00e-06"),
+        gpu("float64", "structured"),
+        gpu("highest", "jacobian_contraction", note="out of memory"),
+    ]
+    record.merge_table("benchmark_gpu", rows, ["case"], tmp_path)
+    text = tables.page(tmp_path)
+    assert "| fcn 8, N 1, O 2 | 2 | structured |  | 1.00 | nt structured | 1.50 | 1.00 |" in text
+    assert "| ViT | 2 | 3 | auto (structured) | highest | 1.5 | 30 | 7 | 1.00e-06 |" in text
+    assert "jacobian_contraction | highest | 1.5 | 30 | 7 | out of memory |" in text
+    assert "float64 |" not in text
+    assert text.count(f"- {record.RUN}: `python -m experiments.") == 2
+
+
+def test_a_page_of_no_data_has_no_tables(tmp_path):
+    assert "|" not in tables.page(tmp_path)
