@@ -308,6 +308,8 @@ def main() -> None:
     available = {case.name: case for case in (smoke_cases() if arguments.smoke else cases())}
     if unknown or not available.keys() >= set(names):
         sys.exit(f"--steps are among {everything}; --cases among {','.join(available)}")
+    if arguments.smoke and arguments.out == RESULTS:
+        parser.error("--smoke needs --out: its numbers are no results")
     if arguments.skip_float64:
         steps = [step for step in steps if step.precision != "float64"]
     options = dict(pair.split("=") for pair in arguments.reference_options.split(",") if pair)
