@@ -5,14 +5,15 @@ figure 1 of the paper), CNNs, ResNet-18 and vision transformers with N inputs an
 milliseconds, operations that XLA counts for a kernel entry (a loop's body once), temporary memory
 with the result, and seconds to compile, of our implementations, of `auto`, compiled once more on
 its own, and, where it is installed, of neural-tangents 0.6.5 in the same process. Runs are
-interleaved, round by round; a round repeats a kernel for 50 ms or more, and the fastest round of
-each is kept. Jacobians over 2 GB are left out; what takes over 20 seconds is run once.
+interleaved, round by round; a round repeats a kernel for 50 ms or more, what takes under 0.1 s has
+four times as many rounds, and the fastest round of each is kept. Jacobians over 2 GB are left out;
+what takes over 20 seconds is run once.
 
     python -m experiments.benchmark_implementations --save            # 35 minutes on 2 cores
     python -m experiments.benchmark_implementations --save --only resnet
     python -m experiments.benchmark_implementations --only fcn --rounds 2   # a quick look
 
-Families: fcn (12 minutes), cnn (4), resnet (12), vit (8). `--save` puts the rows of the families
+Families: fcn (11 minutes), cnn (6), resnet (10), vit (8). `--save` puts the rows of the families
 measured in the place of older ones, after each cell. At the end it prints, for each cell, the time
 of the peer's best over that of `auto`, whether `auto` was within 1.25 of the fastest of ours, and
 how far apart `auto` and the implementation that it took are, which is the noise.
@@ -129,7 +130,7 @@ def plot(rows: Sequence[Row]) -> None:
     panels = list(dict.fromkeys((row["n"], row["o"]) for row in rows))
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots(3, 3, sharex=True, squeeze=False).ravel()
-    for panel, (n, o) in zip(axes, panels, strict=True):
+    for panel, (n, o) in zip(axes, panels, strict=False):
         for name, colour in colours.items():
             line = [
                 (int(str(row["case"]).split()[1]), float(str(row["milliseconds"])))
