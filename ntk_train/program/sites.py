@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
@@ -100,7 +101,7 @@ def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any
     Returns:
       The sites in the order of their equations, each with its part.
     """
-    search = _Search(factors_of)
+    search = _Search(factors_of, [shape_of(v).dtype for v in program.tangents])
     views = {var: View(leaf, var) for leaf, var in enumerate(program.tangents)}
     search.block(program, views, set(program.x))
     parts: list[list[Site]] = []
@@ -121,10 +122,11 @@ def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any
 class _Search:
     """A walk over the blocks of a program, which collects sites and leaves used otherwise."""
 
-    def __init__(self, factors_of: Callable[[Equation, int], Any]) -> None:
+    def __init__(self, factors_of: Callable[[Equation, int], Any], dtypes: Sequence[Any]) -> None:
         self.sites: list[Site] = []
         self.others: set[int] = set()
         self._factors_of = factors_of
+        self._dtypes = dtypes  # of the leaves
 
     def block(self, block: Block, views: dict[Var, View], data: set[Var]) -> None:
         """Walks over a block, of whose inputs some are views and some depend on data."""
@@ -178,7 +180,10 @@ class _Search:
         factors = self._factors_of(equation, weight)
         if factors is None or equation.invars[factors.data] not in data:
             return None
-        return Site(equation, views[tangents[0]], factors)
+        view = views[tangents[0]]
+        dtype = jnp.promote_types(self._dtypes[view.leaf], jnp.float32)
+        x, g = _at_most(dtype, factors.x), _at_most(dtype, factors.g)
+        return Site(equation, view, dataclasses.replace(factors, x=x, g=g))
 
 
 def _views_of(
@@ -186,6 +191,9 @@ def _views_of(
 ) -> dict[Var, View]:
     """The views that an equation makes of another, if all it does is to rearrange or scale."""
     if len(tangents) != 1 or tangents[0] not in views:
+        return {}
+    # Of a complex product a real weight's Jacobian is the real part, which factors say nothing of.
+    if any(np.issubdtype(shape_of(v).dtype, np.complexfloating) for v in equation.outvars):
         return {}
     view = views[tangents[0]]
     scales = view.scales
@@ -205,6 +213,17 @@ def _views_of(
         out: View(view.leaf, out, (*view.chain, (equation, i)), scales, view.scans)
         for i, out in enumerate(equation.outvars)
     }
+
+
+def _at_most(dtype: Any, factor: Callable[[jax.Array], jax.Array]) -> Callable:
+    """A factor in no wider a type than the Jacobian of its leaf has when it is contracted."""
+
+    def narrowed(operand: jax.Array) -> jax.Array:
+        y = factor(operand)
+        is_float = jnp.issubdtype(y.dtype, jnp.floating)  # the factor x of a gather is its index
+        return y.astype(dtype) if is_float and jnp.promote_types(y.dtype, dtype) != dtype else y
+
+    return narrowed
 
 
 def _in(v: Any, variables: Container[Var]) -> bool:

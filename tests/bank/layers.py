@@ -1,66 +1,14 @@
-"""Cases that every kernel implementation must get right; a known gap is a field of its case."""
-
-import dataclasses
-from collections.abc import Callable
+"""Where a parameter can stand in a layer, and in how many ways it can be used."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train import linen_fn
+from tests.bank.case import Case, M, N, case_in, linen
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Case:
-    """A function, its parameters and two batches of different sizes.
-
-    Attributes:
-      name: what is special about it.
-      make: from a dtype to (f, params, x1, x2).
-      batched: whether examples are independent.
-      forward: whether f has forward-mode derivatives.
-      gaps: implementations that cannot do it, and the error that says so.
-    """
-
-    name: str
-    make: Callable
-    batched: bool = True
-    forward: bool = True
-    gaps: dict[str, type[Exception]] = dataclasses.field(default_factory=dict)
-
-
-BANK: list[Case] = []
-N, M = 4, 3
-
-
-def case(**fields):
-    """Adds a function from (dtype, normal) to (f, params, shape of one input) to the bank."""
-
-    def add(make):
-        def build(dtype):
-            rng = np.random.default_rng(0)
-            normal = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
-            f, params, x = make(dtype, normal)
-            if isinstance(x, tuple):
-                x = normal(N, *x), normal(M, *x)
-            return f, params, *x
-
-        BANK.append(Case(make.__name__, build, **fields))
-        return make
-
-    return add
-
-
-def linen(model, shape, dtype, normal, train=None, **kwargs):
-    """A Linen model with random parameters of the given dtype, and random running statistics."""
-    call = {} if train is None else {"train": train}
-    variables = model.init(jax.random.key(0), jnp.ones((2, *shape), dtype), **call)
-    cast = lambda tree: jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-    state = cast({k: v for k, v in variables.items() if k != "params"})
-    state = jax.tree.map(lambda leaf: leaf + abs(normal(*leaf.shape)), state)
-    f = linen_fn(model, **call, **kwargs)
-    return (lambda params, x: f(params, x, state)), cast(variables["params"]), shape
+LAYERS: list[Case] = []
+case = case_in(LAYERS)
 
 
 @case()
