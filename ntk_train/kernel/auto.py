@@ -1,12 +1,12 @@
-"""The choice of an implementation: the one whose plan takes the fewest operations.
+"""The choice of an implementation: the one whose plan takes the least time.
 
 The paper has XLA count the operations of each compiled program (R. Novak, J. Sohl-Dickstein,
 S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 5). Here the plan
-counts them from shapes, for all alike, so that nothing is compiled and a loop's body counts as
-often as it runs.
+counts operations and memory traffic from shapes, for all alike, so that nothing is compiled and a
+loop's body counts as often as it runs.
 """
 
-from collections.abc import Callable
+import dataclasses
 
 import jax
 
@@ -15,19 +15,59 @@ from ntk_train._types import Groups, KernelProblem
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
-from ntk_train.kernel.structured import Prepared, prepare, structured
+from ntk_train.kernel.plan import Cost, Plan, reference_costs, this_machine
+from ntk_train.kernel.structured import prepare, structured
+from ntk_train.program.linear import LinearProgram
 
-IMPLEMENTATIONS: dict[str, Callable[[KernelProblem, Groups], list[jax.Array]]] = {
-    "structured": structured,
+REFERENCES = {
     "jacobian_contraction": jacobian_contraction,
     "ntk_vector_products": ntk_vector_products,
 }
+IMPLEMENTATIONS = ("structured", *REFERENCES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """A problem and the implementation that is to compute it.
+
+    Attributes:
+      problem: what to compute.
+      groups: the leaves whose kernels are wanted apart.
+      implementation: the one asked for, or for "auto" the cheapest.
+      plan: of the structured one, where it was needed.
+    """
+
+    problem: KernelProblem
+    groups: Groups
+    implementation: str
+    plan: Plan | None
+
+    def kernels(self) -> list[jax.Array]:
+        """The kernel of each group."""
+        if self.implementation in REFERENCES:
+            return REFERENCES[self.implementation](self.problem, self.groups)
+        assert self.plan is not None
+        return structured(self.plan)
+
+
+def choose(problem: KernelProblem, groups: Groups, implementation: str) -> Resolved:
+    """Chooses an implementation, where that is left open.
+
+    Raises:
+      KernelInputError: there is no such implementation.
+    """
+    check_implementation(implementation)
+    if implementation in REFERENCES:
+        return Resolved(problem, groups, implementation, None)
+    plan = prepare(problem, groups)
+    name = cheapest(plan) if implementation == "auto" else implementation
+    return Resolved(problem, groups, name, plan)
 
 
 def kernel_of(problem: KernelProblem, implementation: str) -> jax.Array:
     """The kernel of all leaves together, by the implementation asked for."""
     everything = range(len(problem.theta))
-    (kernel,) = IMPLEMENTATIONS[implementation_for(problem, implementation)](problem, [everything])
+    (kernel,) = choose(problem, [everything], implementation).kernels()
     return kernel
 
 
@@ -38,23 +78,22 @@ def check_implementation(implementation: str) -> None:
         raise KernelInputError(msg)
 
 
-def implementation_for(problem: KernelProblem, implementation: str) -> str:
-    """Name of the implementation to use: the one asked for, or for "auto" the cheapest.
-
-    Raises:
-      KernelInputError: there is no such implementation.
-    """
-    check_implementation(implementation)
-    if implementation != "auto":
-        return implementation
-    return cheapest(prepare(problem))
+def costs_of(plan: Plan) -> dict[str, Cost]:
+    """The cost of each implementation that can compute the plan's problem."""
+    costs = {"structured": plan.cost, **reference_costs(plan)}
+    if not all(has_forward_mode(program.equations) for program in _programs(plan)):
+        del costs["ntk_vector_products"]
+    return costs
 
 
-def cheapest(prepared: Prepared) -> str:
-    """Name of the implementation that takes the fewest operations."""
-    operations = dict(prepared.plan.operations)
-    if not has_forward_mode(prepared.program1.equations):
-        del operations["ntk_vector_products"]
-    least = min(operations, key=operations.__getitem__)
+def cheapest(plan: Plan) -> str:
+    """Name of the implementation that takes the least time by the plan's count."""
+    machine = this_machine()
+    times = {name: cost.time(machine) for name, cost in costs_of(plan).items()}
+    least = min(times, key=times.__getitem__)
     # The others run as many small passes, at a lower rate than the products of the plan.
-    return least if 2 * operations[least] < operations["structured"] else "structured"
+    return least if 2 * times[least] < times["structured"] else "structured"
+
+
+def _programs(plan: Plan) -> list[LinearProgram]:
+    return [*plan.programs, *(_programs(plan.inner) if plan.inner else ())]

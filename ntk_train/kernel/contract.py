@@ -1,4 +1,4 @@
-"""One parameter's part of the kernel from both sides' factors, in each of the plan's ways.
+"""The kernel from the rows of both sides, each part in the plan's way.
 
     Theta[n,o,m,p] = sum_{r,t,s,a,b}  g1[n,o,r,t,b] x1[n,r,t,a]  g2[m,p,r,s,b] x2[m,r,s,a]
 
@@ -6,28 +6,18 @@ Labels of size 1 among r, t, s, a, b are left out of every product: with them XL
 would be plain matrices, four times slower in all on a fully connected network on a CPU.
 """
 
+import functools
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ntk_train._types import KernelProblem
-from ntk_train.kernel.plan import examples_of
-
-
-class Factored(NamedTuple):
-    """One side's Jacobian of one part of a leaf, as the factors of a product.
-
-    Attributes:
-      x: [n, r, t, a], without n where examples are coupled; integers [n, r, t, 1] are the
-        places of the ones in one-hot rows, -1 for a row of zeros.
-      g: [*labels of the side, r, t, b].
-    """
-
-    x: jax.Array
-    g: jax.Array
+from ntk_train.kernel.plan import Plan, examples_of
+from ntk_train.kernel.rows import Factored, Rows
 
 
 class _Labelled(NamedTuple):
@@ -35,44 +25,68 @@ class _Labelled(NamedTuple):
     values: jax.Array
 
 
-def contract(problem: KernelProblem, way: str, left: Any, right: Any) -> jax.Array:
-    """The part of the kernel of two `Factored`, or of two Jacobians [*labels, *leaf.shape].
+def contract(plan: Plan, rows1: Rows, rows2: Rows, group: int) -> jax.Array:
+    """The kernel of one group of leaves.
 
     Args:
-      problem: gives the layout, the precision and whether examples are coupled.
-      way: as the plan has it.
-      left: the side of x1.
-      right: the side of x2; the same object where both sides are one.
+      plan: says what the rows are and how to contract them.
+      rows1: the side of x1, or a block of its examples.
+      rows2: the side of x2.
+      group: index of the group.
 
     Returns:
-      The part, in the axes of the layout.
+      The kernel in the axes of the layout.
     """
-    return _WAYS[way](problem, left, right).values
-
-
-def _transposed(problem: KernelProblem, left: jax.Array, right: jax.Array) -> _Labelled:
+    problem, leaves = plan.problem, plan.groups[group]
     layout = problem.layout
-    return _product(problem, layout.out, _flat(layout.left, left), _flat(layout.right, right))
+    pairs = [  # of what is multiplied over k
+        (_Labelled(f"{layout.left}k", j1), _Labelled(f"{layout.right}k", j2))
+        for bundle, j1, j2 in zip(plan.bundles, rows1.jacobians, rows2.jacobians, strict=True)
+        if plan.parts[bundle[0]].leaf in leaves
+    ]
+    kernels, half = [], []
+    for i, left, right in zip(plan.factored, rows1.factored, rows2.factored, strict=True):
+        if plan.parts[i].leaf not in leaves:
+            continue
+        if plan.parts[i].way == "full_gram":
+            kernels.append(_full_gram(problem, left, right))
+        elif plan.parts[i].way == "identity":
+            kernels.append(_identity(plan, left, right))
+        else:
+            half.append((plan.parts[i].joined, _half_gram(problem, left, right)))
+    pairs += [pair for joined, pair in half if not joined]
+    if joined_pairs := [pair for joined, pair in half if joined]:
+        left_sides, right_sides = zip(*joined_pairs, strict=True)
+        pairs.append((_side_by_side(left_sides), _side_by_side(right_sides)))
+    kernels += [_product(problem, layout.out, left, right) for left, right in pairs]
+    if plan.inner is not None and plan.inner.groups[group]:
+        assert rows1.inner is not None
+        assert rows2.inner is not None
+        inner = contract(plan.inner, rows1.inner, rows2.inner, group)
+        kernels.append(_pushed(plan, plan.inner, rows1, inner, rows2))
+    return functools.reduce(operator.add, [kernel.values for kernel in kernels])
 
 
-def _jacobian(problem: KernelProblem, left: Factored, right: Factored) -> _Labelled:
-    layout, (n, m) = problem.layout, examples_of(problem)
+def _pushed(plan: Plan, inner: Plan, rows1: Rows, kernel: jax.Array, rows2: Rows) -> _Labelled:
+    """J_h Theta_h J_h^T."""
+    problem, layout, of_h = plan.problem, plan.problem.layout, inner.problem.layout
+    assert rows1.of_h is not None
+    assert rows2.of_h is not None
+    j1 = _Labelled(layout.left + of_h.left[1:], rows1.of_h)
+    j2 = _Labelled(layout.right + of_h.right[1:], rows2.of_h)
+    half = _product(problem, layout.left + of_h.right, j1, _Labelled(of_h.out, kernel))
+    return _product(problem, layout.out, half, j2)
 
-    def form(labels: str, example: str, side: Factored) -> jax.Array:
-        g, x = _labelled(f"{labels}rtb", side.g), _labelled(f"{example}rta", side.x)
-        out = _present(f"{labels}rab", g, x)
-        return jnp.einsum(f"{g.labels},{x.labels}->{out}", g.values, x.values)
 
-    j1 = form(layout.left, n, left)
-    return _transposed(problem, j1, j1 if right is left else form(layout.right, m, right))
-
-
-def _half_gram(problem: KernelProblem, left: Factored, right: Factored) -> _Labelled:
+def _half_gram(
+    problem: KernelProblem, left: Factored, right: Factored
+) -> tuple[_Labelled, _Labelled]:
+    """Z[n,o,m,(r,s,b)] and g[m,p,(r,s,b)], whose product is the part."""
     layout, (_, m) = problem.layout, examples_of(problem)
-    g1, g2 = _labelled(f"{layout.left}rtb", left.g), _labelled(f"{layout.right}rsb", right.g)
-    x = _gram_of_inputs(problem, left, right)
-    z = _product(problem, _distinct(f"{layout.left}{m}rsb"), x, g1)
-    return _product(problem, layout.out, z, g2)
+    g1 = _labelled(f"{layout.left}rtb", left.g)
+    kept = _distinct(f"{m}{layout.left}")
+    z = _product(problem, f"{kept}rsb", _gram_of_inputs(problem, left, right), g1)
+    return _flat(kept, z.values), _flat(layout.right, right.g)
 
 
 def _full_gram(problem: KernelProblem, left: Factored, right: Factored) -> _Labelled:
@@ -87,6 +101,17 @@ def _full_gram(problem: KernelProblem, left: Factored, right: Factored) -> _Labe
     return _Labelled(layout.out, jnp.einsum(f"{both.labels}->{layout.out}", both.values))
 
 
+def _identity(plan: Plan, left: Factored, right: Factored) -> _Labelled:
+    """X x^T at equal outputs: with Theta[n,o,m,p] = X[n,m] (o == p)."""
+    problem, layout = plan.problem, plan.problem.layout
+    x = _gram_of_inputs(problem, left, right)
+    outputs1, outputs2 = (v[1:] if problem.batched else v for v in (layout.left, layout.right))
+    shape = [plan.labels[label] for label in outputs1 + outputs2]
+    equal = jnp.eye(math.isqrt(math.prod(shape)), dtype=x.values.dtype).reshape(shape)
+    values = jnp.einsum(f"{x.labels},{outputs1}{outputs2}->{layout.out}", x.values, equal)
+    return _Labelled(layout.out, values)
+
+
 def _gram_of_inputs(problem: KernelProblem, left: Factored, right: Factored) -> _Labelled:
     """The products of inputs, x x^T over a, with the labels n, m, r, t, s."""
     n, m = examples_of(problem)
@@ -98,15 +123,8 @@ def _gram_of_inputs(problem: KernelProblem, left: Factored, right: Factored) -> 
     if n != m:
         i, j = i[:, None], j[None, :]
     i, j = i[..., :, None], j[..., None, :]
-    return _labelled(out, ((i == j) & (i >= 0)).astype(left.g.dtype))
-
-
-_WAYS: dict[str, Callable[[KernelProblem, Any, Any], _Labelled]] = {
-    "transposed": _transposed,
-    "jacobian": _jacobian,
-    "half_gram": _half_gram,
-    "full_gram": _full_gram,
-}
+    dtype = jnp.result_type(jnp.float32, *problem.theta)
+    return _labelled(out, ((i == j) & (i >= 0)).astype(dtype))
 
 
 def _labelled(labels: str, values: jax.Array) -> _Labelled:
@@ -137,7 +155,12 @@ def _distinct(labels: Any) -> str:
     return "".join(dict.fromkeys(labels))
 
 
-def _flat(labels: str, jacobian: jax.Array) -> _Labelled:
-    """[*labels, *rest] to [*labels, w]."""
-    rows, rest = jacobian.shape[: len(labels)], jacobian.shape[len(labels) :]
-    return _Labelled(f"{labels}w", jacobian.reshape(*rows, math.prod(rest)))
+def _flat(labels: str, factor: jax.Array) -> _Labelled:
+    """[*labels, *rest] to [*labels, k]."""
+    rows, rest = factor.shape[: len(labels)], factor.shape[len(labels) :]
+    return _Labelled(f"{labels}k", factor.reshape(*rows, math.prod(rest)))
+
+
+def _side_by_side(factors: Sequence[_Labelled]) -> _Labelled:
+    values = [factor.values for factor in factors]
+    return _Labelled(factors[0].labels, jnp.concatenate(values, axis=-1))

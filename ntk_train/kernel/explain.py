@@ -9,15 +9,14 @@
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 
 from ntk_train._jax import source_line
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
-from ntk_train.kernel.auto import cheapest
-from ntk_train.kernel.plan import PartPlan, Plan
+from ntk_train.kernel.auto import cheapest, costs_of
+from ntk_train.kernel.plan import PartPlan, Plan, this_machine
 from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.structured import prepare
 
@@ -43,7 +42,7 @@ class Explanation:
     def __str__(self) -> str:
         """The table: a line for each parameter, then the totals."""
         header = ("parameter", "site", "line", "R", "T", "A", "B", "way", "operations", "numbers")
-        lines = [header, *(_line(part, self.rows) for part in self.plan.parts)]
+        lines = [header, *(_line(part, self.rows) for part in self.plan.all_parts)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
         is_text = [True, True, True, False, False, False, False, True, False, False]
         table = [
@@ -54,14 +53,25 @@ class Explanation:
             for line in lines
         ]
         totals = [
-            f"  {name:<22} {_short(count):>8} operations"
+            f"  {name:<22} {_short(cost.operations):>8} operations  "
+            f"{_short(4 * cost.moved):>8} bytes"
             + ("  <- auto" if name == self.implementation else "")
-            for name, count in sorted(self.plan.operations.items(), key=lambda item: item[1])
+            for name, cost in sorted(
+                costs_of(self.plan).items(), key=lambda item: item[1].time(this_machine())
+            )
         ]
+        inner = self.plan.inner
+        cut = []
+        if inner is not None:
+            h, o = (
+                plan.rows // plan.labels[plan.problem.layout.left[0]] for plan in (inner, self.plan)
+            )
+            cut = [f"Cut at {h} numbers for each example, in place of {o} outputs."]
         return "\n".join(
             [
                 *table,
                 "",
+                *cut,
                 f"One row of the Jacobian is {_short(self.row_numbers)} numbers in place of "
                 f"{_short(self.num_parameters)} parameters; x1 has {self.rows} rows.",
                 *totals,
@@ -114,20 +124,19 @@ def explain(
 
 
 def _explain(problem: KernelProblem) -> Explanation:
-    prepared = prepare(problem)
-    plan = prepared.plan
+    plan = prepare(problem, [range(len(problem.theta))])
     return Explanation(
         plan=plan,
-        implementation=cheapest(prepared),
+        implementation=cheapest(plan),
         num_parameters=sum(leaf.size for leaf in problem.theta),
-        row_numbers=sum(part.row_numbers for part in plan.parts),
-        rows=math.prod(plan.labels[label] for label in problem.layout.left),
+        row_numbers=sum(part.row_numbers for part in plan.all_parts),
+        rows=plan.rows,
     )
 
 
 def _line(part: PartPlan, rows: int) -> tuple[str, ...]:
-    sites = sorted({site.equation.primitive.name for site in part.sites1})
-    lines = sorted({source_line(site.equation) for site in part.sites1})
+    sites = sorted({site.equation.primitive.name for site in part.sites[0]})
+    lines = sorted({source_line(site.equation) for site in part.sites[0]})
     sizes = [""] * 4
     if part.sizes is not None:
         sizes = [str(size) for size in (part.sizes.r, part.sizes.t, part.sizes.a, part.sizes.b)]
@@ -137,7 +146,7 @@ def _line(part: PartPlan, rows: int) -> tuple[str, ...]:
         lines[0] if lines else "",
         *sizes,
         part.way,
-        _short(part.operations),
+        _short(part.cost.operations),
         _short(rows * part.row_numbers),
     )
 

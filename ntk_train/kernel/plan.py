@@ -6,27 +6,72 @@ from one of
     jacobian   form J on both sides, then one product of J with J
     half_gram  X = x x^T over a, Z = X g over t, then one product of Z with g
     full_gram  (x x^T over a) times (g g^T over b), entry by entry, summed over t, s
+    identity   x x^T over a, on the diagonal of the outputs: the last layer, whose g is one-hot
 
 or it is not cut (`transposed`) and its J comes from the transposition of the program. For a dense
 layer (T = 1) the full Gram costs N^2 (A + O^2 B) in place of N^2 O^2 A B; for a convolution at
 large T the Jacobian is smaller than any Gram. (R. Novak et al., *Fast Finite Width Neural Tangent
-Kernel*, ICML 2022, section 3.3 and table 2.)
+Kernel*, ICML 2022, section 3.3 and table 2.) What decides is time: operations, and numbers that
+go to memory and back.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 
 from ntk_train._jax import shape_of
-from ntk_train._types import KernelLayout, KernelProblem
+from ntk_train._types import Groups, KernelProblem
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
 
-# Time for an operation. The last product of a half Gram is one for each example of x2 and its
-# result has to be transposed, which makes it slower than the one large product of a full Gram.
-_SLOWNESS = {"jacobian": 1.0, "half_gram": 1.5, "full_gram": 1.0}
+
+class Machine(NamedTuple):
+    """What a plan has to know of a device.
+
+    Attributes:
+      balance: operations of a matrix product in the time of one number to memory or back.
+      block: bytes of patches and cotangents that a block of examples may take; more than a cache
+        holds is slower on a CPU, and fewer examples at once are slower on an accelerator.
+      memory: bytes that those of one example may take, before its outputs are taken in blocks.
+      tile: rows and columns of a block of the kernel.
+    """
+
+    balance: int
+    block: float
+    memory: float
+    tile: int
+
+
+# Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
+MACHINES = {
+    "cpu": Machine(30, 16e6, 1e9, 256),
+    "gpu": Machine(30, 8e9, 8e9, 4096),
+    "tpu": Machine(100, 2e9, 2e9, 4096),
+}
+
+
+class Cost(NamedTuple):
+    """Of one computation.
+
+    Attributes:
+      operations: multiplications and additions.
+      moved: numbers that go to memory or back.
+    """
+
+    operations: int
+    moved: int
+
+    def time(self, machine: Machine) -> int:
+        """In operations of a matrix product."""
+        return self.operations + machine.balance * self.moved
+
+
+def this_machine() -> Machine:
+    """The kind of device that JAX computes on by default."""
+    return MACHINES.get(jax.default_backend(), MACHINES["gpu"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,37 +108,78 @@ class PartPlan:
     Attributes:
       path: of the parameter.
       leaf: index of its leaf.
-      sites1: where it meets data on the side of x1; none if it is transposed.
-      sites2: the same on the side of x2.
-      way: jacobian, half_gram, full_gram or transposed.
+      sites: where it meets data on the sides of x1 and of x2; none if it is transposed.
+      way: jacobian, half_gram, full_gram, identity or transposed.
       sizes: of its labels, None if it is transposed.
-      operations: multiplications and additions of its part of the kernel.
+      cost: of its part of the kernel.
       row_numbers: numbers that represent one row of its Jacobian.
+      joined: whether its last product is one with those of other parts.
     """
 
     path: str
     leaf: int
-    sites1: Sequence[Site]
-    sites2: Sequence[Site]
+    sites: tuple[Sequence[Site], Sequence[Site]]
     way: str
     sizes: Sizes | None
-    operations: int
+    cost: Cost
     row_numbers: int
+    joined: bool
+
+
+class Blocks(NamedTuple):
+    """How many are computed at once.
+
+    Attributes:
+      examples: of one side, for their rows of the factored Jacobian.
+      outputs: of these examples.
+      tile: examples of either side, for their block of the kernel; None for all.
+    """
+
+    examples: int
+    outputs: int
+    tile: int | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is done with each leaf, and what the implementations would cost in all.
+    """How to compute the kernel of some leaves; nothing is computed yet.
 
     Attributes:
-      parts: one plan for each differentiated leaf, or for each of its parts.
-      operations: of each implementation, derivatives included.
+      problem: what to compute.
+      groups: the leaves whose kernels are wanted apart.
+      programs: the linear programs of x1 and of x2, one and the same for x2 = None.
       labels: sizes of the labels of the layout.
+      parts: one plan for each leaf, or for each of its parts.
+      bundles: indices of the parts whose Jacobians are formed, those side by side that are
+        multiplied in one product; no bundle has leaves of two groups.
+      factored: indices of the parts whose factors are kept.
+      blocks: how many examples and outputs at once.
+      cost: of the whole, derivatives included.
+      inner: the plan of the kernel of a variable h that separates other leaves from the outputs, to
+        be pushed through J_h = df/dh; h is then the last tangent of `programs`.
     """
 
-    parts: Sequence[PartPlan]
-    operations: Mapping[str, int]
+    problem: KernelProblem
+    groups: Groups
+    programs: tuple[LinearProgram, LinearProgram]
     labels: Mapping[str, int]
+    parts: Sequence[PartPlan]
+    bundles: Sequence[Sequence[int]]
+    factored: Sequence[int]
+    blocks: Blocks
+    cost: Cost
+    inner: "Plan | None" = None
+
+    @property
+    def all_parts(self) -> list[PartPlan]:
+        """In the order of their leaves."""
+        parts = [*self.parts, *(self.inner.all_parts if self.inner else ())]
+        return sorted(parts, key=lambda part: part.leaf)
+
+    @property
+    def rows(self) -> int:
+        """Rows of the Jacobian of x1."""
+        return math.prod(self.labels[label] for label in self.problem.layout.left)
 
 
 def examples_of(problem: KernelProblem) -> tuple[str, str]:
@@ -104,35 +190,93 @@ def examples_of(problem: KernelProblem) -> tuple[str, str]:
 
 def make_plan(
     problem: KernelProblem,
-    program1: LinearProgram,
-    sites1: Sequence[Site],
-    program2: LinearProgram,
-    sites2: Sequence[Site],
+    groups: Groups,
+    programs: tuple[LinearProgram, LinearProgram],
+    sites: tuple[Sequence[Site], Sequence[Site]],
+    inner: Plan | None = None,
 ) -> Plan:
-    """Plans every leaf, from the programs of both sides (one and the same for x2 = None)."""
-    layout = problem.layout
-    labels = _label_sizes(problem, program1, program2)
-    both = math.prod(labels.values())
-    parts: list[PartPlan] = []
-    for i, (path, leaf) in enumerate(zip(problem.paths, problem.theta, strict=True)):
-        groups1, groups2 = _parts_of(i, sites1), _parts_of(i, sites2)
-        labels1, labels2 = (
-            [group[0].theta_labels for group in groups] for groups in (groups1, groups2)
-        )
-        if not groups1 or labels1 != labels2:
-            cost, row = 2 * both * leaf.size, leaf.size
-            parts.append(PartPlan(path, i, (), (), "transposed", None, cost, row))
-            continue
-        for own1, own2 in zip(groups1, groups2, strict=True):
-            t, s = (sum(site.t for site in own) for own in (own1, own2))
-            sizes = Sizes(labels, own1[0].r, t, s, own1[0].factors.a, own1[0].factors.b)
-            options = _operations(layout, sizes, examples_of(problem), problem.x2 is None)
-            if own1[0].factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
-                del options["jacobian"]
-            way = min(options, key=lambda way: _SLOWNESS[way] * options[way])
-            row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
-            parts.append(PartPlan(path, i, own1, own2, way, sizes, options[way], row))
-    return Plan(parts, _totals(problem, labels, program1, program2, parts), labels)
+    """Plans the leaves of some groups.
+
+    Args:
+      problem: what to compute.
+      groups: the leaves whose kernels are wanted apart.
+      programs: of both sides.
+      sites: of both sides.
+      inner: the plan of all other leaves.
+
+    Returns:
+      The plan.
+    """
+    machine = this_machine()
+    labels = _label_sizes(problem, programs)
+    parts = [
+        part
+        for i in sorted(leaf for leaves in groups for leaf in leaves)
+        for part in _plans_of_leaf(problem, machine, labels, i, programs, sites)
+    ]
+    cost = _derivatives(problem, labels, programs, parts)
+    costs = [cost, *(part.cost for part in parts)]
+    if inner is not None:
+        costs += [inner.cost, _push(problem, labels, inner)]
+    return Plan(
+        problem=problem,
+        groups=groups,
+        programs=programs,
+        labels=labels,
+        parts=parts,
+        bundles=[bundle for leaves in groups for bundle in _bundles(parts, leaves)],
+        factored=[i for i, part in enumerate(parts) if part.way not in ("jacobian", "transposed")],
+        blocks=_blocks(problem, machine, labels, parts),
+        cost=Cost(sum(c.operations for c in costs), sum(c.moved for c in costs)),
+        inner=inner,
+    )
+
+
+def _plans_of_leaf(
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    leaf: int,
+    programs: tuple[LinearProgram, LinearProgram],
+    sites: tuple[Sequence[Site], Sequence[Site]],
+) -> Iterator[PartPlan]:
+    path = problem.paths[leaf]
+    groups1, groups2 = (_parts_of(leaf, side) for side in sites)
+    labels1, labels2 = ([group[0].theta_labels for group in own] for own in (groups1, groups2))
+    if not groups1 or labels1 != labels2:
+        size = problem.theta[leaf].size
+        if all(program.tangents[leaf] in program.terms for program in programs):
+            cost = Cost(0, 2 * _rows(labels, problem.layout.out))
+            yield PartPlan(path, leaf, ((), ()), "identity", None, cost, 1, joined=False)
+            return
+        cost = Cost(2 * math.prod(labels.values()) * size, 0)
+        joined = _is_small(problem, labels, size)
+        yield PartPlan(path, leaf, ((), ()), "transposed", None, cost, size, joined)
+        return
+    for own1, own2 in zip(groups1, groups2, strict=True):
+        t, s = (sum(site.t for site in own) for own in (own1, own2))
+        sizes = Sizes(labels, own1[0].r, t, s, own1[0].factors.a, own1[0].factors.b)
+        options = _costs(problem, sizes)
+        if own1[0].factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
+            del options["jacobian"]
+        if _is_output(own1, programs[0]) and _is_output(own2, programs[1]):
+            gram = sizes.of("".join(examples_of(problem)) + "a")
+            options["identity"] = Cost(2 * gram, 2 * sizes.of(problem.layout.out))
+        way = min(options, key=lambda way: options[way].time(machine))
+        row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
+        width = sizes.of("rab" if way == "jacobian" else "rsb")
+        joined = way in ("jacobian", "half_gram") and _is_small(problem, labels, width)
+        yield PartPlan(path, leaf, (own1, own2), way, sizes, options[way], row, joined)
+
+
+def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
+    """Whether what a weight makes of one position is the output, but for what is added to it."""
+    return (
+        len(uses) == uses[0].r == uses[0].t == 1
+        and not uses[0].view.scans
+        and not uses[0].view.scales
+        and uses[0].equation.outvars[0] in program.terms
+    )
 
 
 def _parts_of(leaf: int, sites: Sequence[Site]) -> list[list[Site]]:
@@ -143,67 +287,142 @@ def _parts_of(leaf: int, sites: Sequence[Site]) -> list[list[Site]]:
 
 
 def _label_sizes(
-    problem: KernelProblem, program1: LinearProgram, program2: LinearProgram
+    problem: KernelProblem, programs: tuple[LinearProgram, LinearProgram]
 ) -> dict[str, int]:
-    def side(labels: str, x: object, program: LinearProgram) -> dict[str, int]:
-        shape = shape_of(program.out).shape
-        if problem.batched:
-            shape = (jax.tree.leaves(x)[0].shape[0], *shape)
-        return dict(zip(labels, shape, strict=True))
-
     layout = problem.layout
     x2 = problem.x1 if problem.x2 is None else problem.x2
-    return side(layout.left, problem.x1, program1) | side(layout.right, x2, program2)
+    labels: dict[str, int] = {}
+    for side, x, program in zip(
+        (layout.left, layout.right), (problem.x1, x2), programs, strict=True
+    ):
+        sizes = list(shape_of(program.out).shape)
+        if problem.batched:
+            sizes.insert(0, jax.tree.leaves(x)[0].shape[0])
+        if len(sizes) != len(side):  # a separator, whose entries have one label
+            sizes = [sizes[0], math.prod(sizes[1:])]
+        labels |= zip(side, sizes, strict=True)
+    return labels
 
 
-def _operations(
-    layout: KernelLayout, sizes: Sizes, examples: tuple[str, str], one_sided: bool
-) -> dict[str, int]:
-    """Operations of each way to contract one leaf."""
-    left, right, (n, m) = layout.left, layout.right, examples
-    of = sizes.of
+def _bundles(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[int]]:
+    """Parts of some leaves whose Jacobians are formed: the small ones together, each large alone.
+
+    One product of many narrow Jacobians side by side reads and writes the kernel once.
+    """
+    formed = [
+        i
+        for i, part in enumerate(parts)
+        if part.leaf in leaves and part.way in ("jacobian", "transposed")
+    ]
+    small = [i for i in formed if parts[i].joined]
+    return [[i] for i in formed if not parts[i].joined] + ([small] if small else [])
+
+
+def _is_small(problem: KernelProblem, labels: Mapping[str, int], width: int) -> bool:
+    """Whether copying a Jacobian of a width costs less than to add to the kernel once more."""
+    of_kernel = math.prod(labels[label] for label in problem.layout.out)
+    rows = math.prod(labels[label] for label in problem.layout.left)
+    return width <= max(4096, of_kernel // rows)
+
+
+def _blocks(
+    problem: KernelProblem, machine: Machine, labels: Mapping[str, int], parts: Sequence[PartPlan]
+) -> Blocks:
+    left = problem.layout.left
+    rows = math.prod(labels[label] for label in left)
+    n = labels[left[0]] if problem.batched else 1
+    outputs = rows // n
+    formed = [part.sizes for part in parts if part.way == "jacobian" and part.sizes is not None]
+    patches, cotangents = (4 * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb"))
+    example = patches + outputs * cotangents
+    examples = n
+    kept = rows * 4 * sum(part.row_numbers for part in parts)
+    if example * n > max(machine.block, kept):  # or the loop would take more than it saves
+        examples = max(1, int(machine.block // example))
+    if example > machine.memory:
+        outputs = max(1, int(machine.memory // (example // outputs)))
+    tile = None
+    n_, m_ = examples_of(problem)
+    if n > 1 and n_ != m_ and {n_, m_} <= set(problem.layout.out) and rows >= 4 * machine.tile:
+        tile = max(1, machine.tile // (rows // n))
+    return Blocks(examples, outputs, tile)
+
+
+def _costs(problem: KernelProblem, sizes: Sizes) -> dict[str, Cost]:
+    """Costs of each way to contract one leaf."""
+    layout, of = problem.layout, sizes.of
+    left, right, (n, m) = layout.left, layout.right, examples_of(problem)
     both = left + right
-    form = of(left + "rtab") + (0 if one_sided else of(right + "rsab"))
+    form = of(left + "rtab") + (0 if problem.x2 is None else of(right + "rsab"))
+    formed = of(left + "rab") + of(right + "rab")
     gram_x = of(n + m + "rtsa")
     kept = "".join(label for label in both if label in layout.out + n + m)
+    kernel = 2 * of(layout.out)
+    z, gram = of(left + m + "rsb"), of(kept + "rts")
+    small = (
+        _is_small(problem, sizes.labels, sizes.of("rab")),
+        _is_small(problem, sizes.labels, sizes.of("rsb")),
+    )
     return {
-        "jacobian": 2 * (form + of(both + "rab")),
-        "half_gram": 2 * (gram_x + of(left + m + "rtsb") + of(both + "rsb")),
-        "full_gram": 2 * (gram_x + of(both + "rtsb") + of(kept + "rts")),
+        "jacobian": Cost(2 * (form + of(both + "rab")), 2 * formed + (0 if small[0] else kernel)),
+        "half_gram": Cost(
+            2 * (gram_x + of(left + m + "rtsb") + of(both + "rsb")),
+            2 * z + (0 if small[1] else kernel),
+        ),
+        "full_gram": Cost(2 * (gram_x + of(both + "rtsb") + of(kept + "rts")), 2 * gram + kernel),
     }
 
 
-def _totals(
+def _rows(labels: Mapping[str, int], side: str) -> int:
+    return math.prod(labels[label] for label in side)
+
+
+def _derivatives(
     problem: KernelProblem,
     labels: Mapping[str, int],
-    program1: LinearProgram,
-    program2: LinearProgram,
+    programs: tuple[LinearProgram, LinearProgram],
     parts: Sequence[PartPlan],
-) -> dict[str, int]:
-    """Operations of the three implementations, by one and the same count."""
-    layout = problem.layout
+) -> Cost:
+    """Of one backward pass for each row, without what would end in the leaves that are cut."""
+    operations = 0
+    sides = (problem.layout.left, problem.layout.right)
+    for side in (0,) if problem.x2 is None else (0, 1):
+        saved = sum(
+            2 * site.r * site.t * site.factors.b * (1 if site.factors.one_hot else site.factors.a)
+            for part in parts
+            for site in part.sites[side]
+        )
+        operations += _rows(labels, sides[side]) * max(programs[side].operations - saved, 0)
+    return Cost(operations, 0)
 
-    def rows(side: str) -> int:
-        return math.prod(labels[label] for label in side)
 
-    one_sided = problem.x2 is None
+def _push(problem: KernelProblem, labels: Mapping[str, int], inner: Plan) -> Cost:
+    """Of J_h Theta_h J_h^T."""
+    n, h, m, i = (inner.labels[label] for label in inner.problem.layout.out)
+    left, right = (_rows(labels, side) for side in (problem.layout.left, problem.layout.right))
+    once = left * m * i
+    return Cost(2 * once * h + 2 * left * right * i, 2 * (n * h * m * i + once + left * right))
+
+
+def reference_costs(plan: Plan) -> dict[str, Cost]:
+    """Costs of the two plain implementations, by the same count."""
+    problem, labels, layout = plan.problem, plan.labels, plan.problem.layout
+    left, right = (_rows(labels, side) for side in (layout.left, layout.right))
     n, _ = examples_of(problem)
-    # A pass of one row of the whole program, and the part of it that ends in cut leaves.
-    passes = [(rows(layout.left), program1)] + (
-        [] if one_sided else [(rows(layout.right), program2)]
-    )
-    backward = sum(count * program.operations for count, program in passes)
-    saved = passes[0][0] * sum(
-        2 * part.sizes.of("rtb" if part.sites1[0].factors.one_hot else "rtab")
-        for part in parts
-        if part.sizes
-    )
-    both = math.prod(labels.values())
+    sides = [left] if problem.x2 is None else [left, right]
+    a_pass = [_operations(plan, side) for side in (0, 1)]
+    backward = sum(rows * operations for rows, operations in zip(sides, a_pass, strict=False))
     num_parameters = sum(leaf.size for leaf in problem.theta)
-    columns = rows(layout.right)
-    forward = columns * (labels[n] if n and n not in layout.shared else 1) * program1.operations
+    forward = right * (labels[n] if n and n not in layout.shared else 1) * a_pass[0]
     return {
-        "structured": max(backward - saved, 0) + sum(part.operations for part in parts),
-        "jacobian_contraction": backward + 2 * both * num_parameters,
-        "ntk_vector_products": columns * program2.operations + forward,
+        "jacobian_contraction": Cost(
+            backward + 2 * math.prod(labels.values()) * num_parameters,
+            2 * num_parameters * sum(sides),
+        ),
+        "ntk_vector_products": Cost(right * a_pass[1] + forward, 2 * right * num_parameters),
     }
+
+
+def _operations(plan: Plan, side: int) -> int:
+    """Of one backward pass."""
+    return plan.programs[side].operations + (_operations(plan.inner, side) if plan.inner else 0)

@@ -8,95 +8,87 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 """
 
 import dataclasses
-import functools
-import operator
-from collections.abc import Callable, Sequence
+import string
+from collections.abc import Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 
-from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
-from ntk_train.kernel.contract import Factored, contract
-from ntk_train.kernel.plan import Plan, make_plan
-from ntk_train.program.cotangents import derivatives
+from ntk_train._jax import shape_of
+from ntk_train._types import ApplyFn, Groups, KernelLayout, KernelProblem, PyTree
+from ntk_train.kernel.blocks import kernels_of
+from ntk_train.kernel.plan import Plan, make_plan, this_machine
+from ntk_train.kernel.rows import rows_of
 from ntk_train.program.linear import LinearProgram, linear_program
+from ntk_train.program.separator import Halves, cut_at, separators
 from ntk_train.program.sites import Site, find_sites
 from ntk_train.rules import factors_of
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A problem, linearised and planned; nothing is computed yet."""
-
-    plan: Plan
-    program1: LinearProgram
-    program2: LinearProgram
-    sites1: Sequence[Site]
-    sites2: Sequence[Site]
-
-
-def prepare(problem: KernelProblem) -> Prepared:
-    """Traces both sides, finds their sites and plans each leaf."""
-    program1, sites1 = _trace(problem, problem.f1, problem.x1)
-    program2, sites2 = program1, sites1
+def prepare(problem: KernelProblem, groups: Groups) -> Plan:
+    """Traces both sides, and plans the kernel, cut at a bottleneck where that takes less time."""
+    program1 = program2 = _trace(problem, problem.f1, problem.x1)
     if problem.x2 is not None:
-        program2, sites2 = _trace(problem, problem.f2, problem.x2)
-    plan = make_plan(problem, program1, sites1, program2, sites2)
-
-    def cut(sites: Sequence[Site]) -> list[Site]:
-        factored = {part.leaf for part in plan.parts if part.way != "transposed"}
-        return [site for site in sites if site.view.leaf in factored]
-
-    return Prepared(plan, program1, program2, cut(sites1), cut(sites2))
+        program2 = _trace(problem, problem.f2, problem.x2)
+    programs = program1, program2
+    whole = make_plan(problem, groups, programs, _sites(programs))
+    plans = [whole, *_cut_plans(problem, groups, programs)]
+    return min(plans, key=lambda plan: plan.cost.time(this_machine()))
 
 
-def structured(problem: KernelProblem, groups: Groups) -> list[jax.Array]:
+def structured(plan: Plan) -> list[jax.Array]:
     """The kernel of each group of leaves, in the axes of the layout and at least float32."""
-    prepared = prepare(problem)
-    parts = prepared.plan.parts
-    side1 = _side(problem, prepared.program1, prepared.sites1, problem.x1)
-    left = right = [_of_part(side1, part.leaf, part.sites1) for part in parts]
+    problem = plan.problem
+    rows1 = rows2 = rows_of(plan, 0, problem.x1)
     if problem.x2 is not None:
-        side2 = _side(problem, prepared.program2, prepared.sites2, problem.x2)
-        right = [_of_part(side2, part.leaf, part.sites2) for part in parts]
-
-    def kernel(leaves: Sequence[int]) -> jax.Array:
-        own = [i for i, part in enumerate(parts) if part.leaf in leaves]
-        kernels = [contract(problem, parts[i].way, left[i], right[i]) for i in own]
-        return functools.reduce(operator.add, kernels)
-
-    return [kernel(leaves) for leaves in groups]
+        rows2 = rows_of(plan, 1, problem.x2)
+    return kernels_of(plan, rows1, rows2)
 
 
-def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> tuple[LinearProgram, list[Site]]:
+def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> LinearProgram:
     """The linear program of one side, of one example of it where they are independent."""
     shapes = jax.eval_shape(lambda x: x, x)
     if problem.batched:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
-    program = linear_program(f, problem.theta, shapes)
-    return program, find_sites(program, factors_of)
+    return linear_program(f, problem.theta, shapes)
 
 
-def _side(
-    problem: KernelProblem, program: LinearProgram, sites: Sequence[Site], x: PyTree
-) -> tuple[dict[int, Factored], dict[int, jax.Array]]:
-    """Factors by the `id` of their site, Jacobians [*labels, *leaf.shape] by their leaf."""
-
-    def of_one(x: PyTree) -> tuple[list, dict]:
-        return derivatives(program, sites, problem.theta, jax.tree.leaves(x))
-
-    of_all: Callable = jax.vmap(of_one) if problem.batched else of_one
-    factors, jacobians = of_all(x)
-    by_site = {id(site): Factored(*pair) for site, pair in zip(sites, factors, strict=True)}
-    return by_site, jacobians
+def _sites(
+    programs: tuple[LinearProgram, LinearProgram],
+) -> tuple[Sequence[Site], Sequence[Site]]:
+    first = find_sites(programs[0], factors_of)
+    return first, first if programs[1] is programs[0] else find_sites(programs[1], factors_of)
 
 
-def _of_part(
-    side: tuple[dict[int, Factored], dict[int, jax.Array]], leaf: int, sites: Sequence[Site]
-) -> Factored | jax.Array:
-    """Uses of one weight are positions that share it: their cross terms come of themselves."""
-    by_site, jacobians = side
-    if not sites:
-        return jacobians[leaf]
-    xs, gs = zip(*(by_site[id(site)] for site in sites), strict=True)
-    return Factored(jnp.concatenate(xs, axis=-2), jnp.concatenate(gs, axis=-2))
+def _cut_plans(
+    problem: KernelProblem, groups: Groups, programs: tuple[LinearProgram, LinearProgram]
+) -> Iterator[Plan]:
+    """Plans that push the kernel of a variable h through J_h = df/dh.
+
+        Theta = J_h Theta_h J_h^T + (the part of the leaves that enter after h)
+
+    Only for full kernels of independent examples: the others need no more than one row for each
+    example and output, and Theta_h has them all.
+    """
+    layout = problem.layout
+    if not problem.batched or layout.shared:
+        return
+    n, m = layout.left[0], layout.right[0]
+    h, i = [letter for letter in string.ascii_uppercase if letter not in n + m][:2]
+    inner_problem = dataclasses.replace(problem, layout=KernelLayout(n + h, m + i, n + h + m + i))
+    for halves1 in separators(programs[0]):
+        halves2: Halves | None = halves1
+        if programs[1] is not programs[0]:
+            halves2 = cut_at(programs[1], halves1.equation)
+        if halves2 is None or halves2.leaves != halves1.leaves or _size(halves1) != _size(halves2):
+            continue
+        inside, outside = (
+            [[leaf for leaf in leaves if (leaf in halves1.leaves) == yes] for leaves in groups]
+            for yes in (True, False)
+        )
+        inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
+        plan = make_plan(inner_problem, inside, inner, _sites(inner))
+        yield make_plan(problem, outside, outer, _sites(outer), plan)
+
+
+def _size(halves: Halves) -> int:
+    return shape_of(halves.inner.out).size

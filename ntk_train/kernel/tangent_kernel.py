@@ -13,16 +13,16 @@
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
+from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel.auto import IMPLEMENTATIONS, implementation_for, kernel_of
+from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.problem import make_problem
 
 
@@ -87,7 +87,7 @@ def ntk(
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
     with precision_of_products(precision):
-        problem, name = resolve(
+        resolved, names = resolve(
             f,
             params,
             x1,
@@ -97,23 +97,15 @@ def ntk(
             batched=batched,
             precision=precision,
             param_filter=param_filter,
+            per_layer=per_layer,
         )
-        if per_layer is False:
-            return kernel_of(problem, name)
-        groups = _groups(problem.paths, _layer_of if per_layer is True else per_layer)
-        return dict(zip(groups, IMPLEMENTATIONS[name](problem, [*groups.values()]), strict=True))
+        kernels = resolved.kernels()
+        return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 
 
 def _layer_of(path: str) -> str:
     """What a path names before its last part: "Conv_0" of "Conv_0/kernel"."""
     return path.rpartition("/")[0] or path
-
-
-def _groups(paths: Sequence[str], group_of: Callable[[str], str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for i, path in enumerate(paths):
-        groups.setdefault(group_of(path), []).append(i)
-    return groups
 
 
 def resolve(
@@ -123,11 +115,16 @@ def resolve(
     x2: PyTree | None = None,
     *,
     implementation: str,
+    per_layer: bool | Callable[[str], str] = False,
     **options: Any,
-) -> tuple[KernelProblem, str]:
-    """What `ntk` would compute, and by which implementation, for the same arguments."""
+) -> tuple[Resolved, list[str]]:
+    """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
     problem = make_problem(f, params, x1, x2, **options)
-    return problem, implementation_for(problem, implementation)
+    groups: dict[str, list[int]] = {}
+    for i, path in enumerate(problem.paths):
+        group_of = _layer_of if per_layer is True else per_layer
+        groups.setdefault(group_of(path) if group_of else "", []).append(i)
+    return choose(problem, list(groups.values()), implementation), list(groups)
 
 
 @contextlib.contextmanager

@@ -60,7 +60,8 @@ class KernelProgram:
             return (lambda params, x: f(params, x, model_state)), params
 
         bound, params = bind(arrays)
-        problem, name = resolve(bound, params, probe, **options)
+        resolved, _ = resolve(bound, params, probe, **options)
+        problem, name = resolved.problem, resolved.implementation
 
         def kernel(arrays: list[jax.Array], probe: PyTree) -> jax.Array:
             bound, params = bind(arrays)

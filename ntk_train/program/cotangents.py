@@ -6,70 +6,91 @@ Jacobian of each remaining leaf, and no cotangent of a cut weight is ever formed
 has a probe for each iteration.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._jax import Equation, Literal, Var, equation_values, shape_of
+from ntk_train._jax import Equation, Literal, Var, shape_of
+from ntk_train.program.evaluate import program_values, values_of
 from ntk_train.program.linear import Block, LinearProgram, Scan
 from ntk_train.program.sites import Site
 
 _Values = dict[Var, Any]
 
 
+class Derivatives(NamedTuple):
+    """The derivatives of f at one input.
+
+    Attributes:
+      data: what each site's weight meets.
+      factor_x: from the number of a site and its data to the factor x[r,t,a].
+      backward: from a cotangent of f's output (in its shape) to the factors g[r,t,b] of the sites
+        and, by its index, the derivative in each tangent that is not cut, in its shape.
+    """
+
+    data: list[jax.Array]
+    factor_x: Callable[[int, jax.Array], jax.Array]
+    backward: Callable[[jax.Array], tuple[list[jax.Array], dict[int, jax.Array]]]
+
+
 def derivatives(
     program: LinearProgram,
     sites: Sequence[Site],
+    whole: Sequence[int],
     theta: Sequence[jax.Array],
     x: Sequence[jax.Array],
-) -> tuple[list[tuple[jax.Array, jax.Array]], dict[int, jax.Array]]:
-    """The factors of each site, and the Jacobians of the leaves without one, for one input.
+) -> Derivatives:
+    """The derivatives of f at one input: nothing but the forward pass is computed at once.
 
     Args:
       program: of f at these shapes.
       sites: where to cut it.
+      whole: indices of tangents that are not cut and whose derivatives are wanted as they are.
       theta: the parameters' leaves.
       x: the leaves of the input.
 
     Returns:
-      For each site (x[r,t,a], g[*out,r,t,b]), and for each leaf without sites its Jacobian
-      [*out, *leaf.shape], where out are the axes of f's output.
+      Its `Derivatives`.
     """
     cut = {id(site.equation): i for i, site in enumerate(sites)}
     known = _known(program, dict(zip(program.inputs, [*theta, *x], strict=False)))
     operands = _operands(program, known, cut, sites)
-    of_sites = {site.view.leaf for site in sites}
-    whole = [i for i in range(len(theta)) if i not in of_sites]
 
     def rest(probes: list[jax.Array], tangents: list[jax.Array]) -> jax.Array:
         inputs = {program.tangents[i]: t for i, t in zip(whole, tangents, strict=True)}
         (out,) = _linear(program, known | inputs, cut, dict(enumerate(probes)))
         return jnp.asarray(out)
 
-    out = shape_of(program.out)
     transpose = jax.linear_transpose(
-        rest, [_probe(site) for site in sites], [shape_of(program.theta[i]) for i in whole]
+        rest, [_probe(site) for site in sites], [shape_of(program.tangents[i]) for i in whole]
     )
-    one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
-    of_probes, of_tangents = jax.vmap(transpose)(one_hot)
 
-    def with_outputs(rows: jax.Array) -> jax.Array:
-        return rows.reshape(*out.shape, *rows.shape[1:])
-
-    factors = []
-    for i, (site, cotangent) in enumerate(zip(sites, of_probes, strict=True)):
-        x_factor, g_factor = site.factors.x, site.factors.g
-        for _ in site.view.scans:
-            x_factor, g_factor = jax.vmap(x_factor), jax.vmap(g_factor)
-        g = jax.vmap(g_factor)(cotangent)
+    def factor_g(site: Site, cotangent: jax.Array) -> jax.Array:
+        g = _over_scans(site, site.factors.g)(cotangent)
         for scale, is_divisor in site.view.scales:
             number = jnp.reshape(_read(known, scale), ()).astype(g.dtype)
             g = g / number if is_divisor else g * number
-        factors.append((_joined(site, x_factor(operands[i])), with_outputs(_joined(site, g))))
-    return factors, {i: with_outputs(j) for i, j in zip(whole, of_tangents, strict=True)}
+        return _joined(site, g)
+
+    # Traced once more, so that its equations are evaluated in our way.
+    transposed = jax.make_jaxpr(transpose, return_shape=True)(shape_of(program.out))
+    (program_of_transpose, structure) = transposed
+
+    def backward(cotangent: jax.Array) -> tuple[list[jax.Array], dict[int, jax.Array]]:
+        outputs = program_values(
+            program_of_transpose.jaxpr, program_of_transpose.consts, [cotangent]
+        )
+        of_probes, of_tangents = jax.tree.unflatten(jax.tree.structure(structure), outputs)
+        gs = [factor_g(site, probe) for site, probe in zip(sites, of_probes, strict=True)]
+        return gs, dict(zip(whole, of_tangents, strict=True))
+
+    def factor_x(i: int, data: jax.Array) -> jax.Array:
+        return _joined(sites[i], _over_scans(sites[i], sites[i].factors.x)(data))
+
+    return Derivatives([operands[i] for i in range(len(sites))], factor_x, backward)
 
 
 def _known(block: Block, env: _Values) -> _Values:
@@ -78,7 +99,7 @@ def _known(block: Block, env: _Values) -> _Values:
     for equation in block.equations:
         if not block.is_linear(equation):
             values = [_read(env, v) for v in equation.invars]
-            env.update(zip(equation.outvars, equation_values(equation, values), strict=True))
+            env.update(zip(equation.outvars, values_of(equation, values), strict=True))
     return env
 
 
@@ -128,7 +149,7 @@ def _linear(
             env.update(zip(equation.outvars, outputs, strict=True))
         elif all(isinstance(v, Literal) or v in env for v in equation.invars):
             values = [_read(env, v) for v in equation.invars]
-            env.update(zip(equation.outvars, equation_values(equation, values), strict=True))
+            env.update(zip(equation.outvars, values_of(equation, values), strict=True))
         # What is left makes views of cut leaves, whose tangents are nowhere.
     return [_read(env, v) for v in block.outputs]
 
@@ -205,6 +226,13 @@ def _probe(site: Site) -> jax.ShapeDtypeStruct:
     one = shape_of(site.equation.outvars[0])
     lengths = [scan.length for scan, _ in site.view.scans]
     return jax.ShapeDtypeStruct((*lengths, *one.shape), one.dtype)
+
+
+def _over_scans(site: Site, factor: Callable[[jax.Array], jax.Array]) -> Callable:
+    """A factor's function, for data or cotangents stacked by the scans around its site."""
+    for _ in site.view.scans:
+        factor = jax.vmap(factor)
+    return factor
 
 
 def _joined(site: Site, factor: jax.Array) -> jax.Array:

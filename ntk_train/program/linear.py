@@ -117,6 +117,31 @@ class LinearProgram(Block):
         """What dy is, an array of any shape."""
         return self.outputs[0]
 
+    @functools.cached_property
+    def terms(self) -> frozenset[Var]:
+        """Variables that dy is a sum of, in their order of entries: df/dv is the identity."""
+        found = {} if isinstance(self.out, Literal) else {self.out: 1}
+        for equation in reversed(self.equations):
+            if equation.primitive.name not in _KEEP_ORDER or equation.outvars[0] not in found:
+                continue
+            v = equation.outvars[0]
+            for term in equation.invars:
+                same = shape_of(term).size == shape_of(v).size
+                if same and not isinstance(term, Literal) and term in self.linear:
+                    found[term] = found.get(term, 0) + found[v]
+        return frozenset(v for v, times in found.items() if times == 1)
+
+
+_KEEP_ORDER = {  # by name: `add_any` is not public
+    "add",
+    "add_any",
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+    "reshape",
+    "squeeze",
+}
+
 
 def linear_program(
     f: Callable[[list[jax.Array], PyTree], jax.Array], theta: list[jax.Array], x: PyTree

@@ -3,13 +3,13 @@
 y[r,t,b] = sum_a x[r,t,a] w[r,a,b],   t output positions, a = channels x taps, r feature groups
 """
 
-import itertools
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ntk_train._convolution import patches
 from ntk_train._jax import Equation, shape_of
 from ntk_train.rules.registry import Factors, register
 
@@ -30,8 +30,8 @@ def convolution(equation: Equation, weight: int) -> Factors | None:
     t = out_shape[out_spec[0]] * math.prod(out_shape[axis] for axis in out_spec[2:])
 
     def x_factor(x: jax.Array) -> jax.Array:
-        x = x.transpose(lhs_spec)  # [batch, channels, *spatial]
-        patches = _patches(
+        x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])  # [batch, *spatial, channels]
+        seen = patches(
             x,
             taps,
             [out_shape[axis] for axis in out_spec[2:]],
@@ -39,40 +39,12 @@ def convolution(equation: Equation, weight: int) -> Factors | None:
             params["padding"],
             params["lhs_dilation"],
             params["rhs_dilation"],
-        )  # [taps, batch, channels, *positions]
-        k, n, c, *positions = patches.shape
-        patches = patches.reshape(k, n, r, c // r, *positions)
-        return jnp.moveaxis(patches, (2, 3, 0), (0, -2, -1)).reshape(r, t, a)
+        )  # [batch, *positions, taps, channels]
+        k, c = seen.shape[-2:]
+        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, a)
 
     def g_factor(g: jax.Array) -> jax.Array:
         g = g.transpose(out_spec[0], *out_spec[2:], out_spec[1])
         return jnp.moveaxis(g.reshape(t, r, b), 1, 0)
 
     return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r))
-
-
-def _patches(
-    x: jax.Array,
-    taps: list[int],
-    positions: list[int],
-    strides: tuple[int, ...],
-    padding: tuple[tuple[int, int], ...],
-    x_dilation: tuple[int, ...],
-    w_dilation: tuple[int, ...],
-) -> jax.Array:
-    """What each tap sees at each output position: [taps, batch, channels, *positions].
-
-    Copies of shifted slices: no arithmetic, where the usual convolution with one-hot kernels costs
-    as much as the layer itself.
-    """
-    edges = [(low, high, d - 1) for (low, high), d in zip(padding, x_dilation, strict=True)]
-    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (0, 0, 0), *edges])
-    shifted = []
-    for tap in itertools.product(*map(range, taps)):
-        start = [i * d for i, d in zip(tap, w_dilation, strict=True)]
-        limit = [
-            low + (size - 1) * stride + 1
-            for low, size, stride in zip(start, positions, strides, strict=True)
-        ]
-        shifted.append(lax.slice(x, [0, 0, *start], [*x.shape[:2], *limit], [1, 1, *strides]))
-    return jnp.stack(shifted)

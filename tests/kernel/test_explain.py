@@ -20,24 +20,26 @@ def test_a_convolutional_network_by_its_shapes_alone():
     x = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
     params = jax.eval_shape(Net().init, jax.random.key(0), x)["params"]
     found = explain(lambda p, x: Net().apply({"params": p}, x), params, x)
-    parts = {part.path: part for part in found.plan.parts}
+    parts = {part.path: part for part in found.plan.all_parts}
     assert {path: part.way for path, part in parts.items()} == {
         "Conv_0/bias": "transposed",
         "Conv_0/kernel": "jacobian",  # 27 x 64 numbers, and 256 positions: smaller than any Gram
         "Conv_1/bias": "transposed",
         "Conv_1/kernel": "half_gram",  # 64 positions with 256 features, of 576 x 256 numbers
-        "Dense_0/bias": "transposed",
-        "Dense_0/kernel": "full_gram",
+        "Dense_0/bias": "identity",  # what it adds to is the output
+        "Dense_0/kernel": "identity",
     }
     sizes = parts["Conv_1/kernel"].sizes
     assert (sizes.r, sizes.t, sizes.a, sizes.b) == (1, 64, 576, 256)
+    assert found.plan.inner.rows == 2 * 256  # the 256 features separate all but Dense_0
     assert found.rows == 2000
     assert found.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert found.row_numbers == (64 + 27 * 64) + (256 + 64 * 256) + (1000 + 1000)
+    assert found.row_numbers == (64 + 27 * 64) + (256 + 64 * 256) + (1 + 1000)
     table = str(found)
     assert "test_explain.py:" in table  # the line of code at which a parameter meets data
     assert "structured" in table.splitlines()[-3]
     assert table.splitlines()[-3].endswith("<- auto")
+    assert "in place of 1000 outputs" in table
 
 
 @pytest.mark.parametrize(
@@ -58,4 +60,4 @@ def test_weights_are_looked_through_to_and_factored(name, untouched):
     (case,) = [case for case in BANK if case.name == name]
     f, params, x1, _ = case.make("float32")
     found = explain(f, params, x1)
-    assert {part.path for part in found.plan.parts if part.way != "transposed"} == untouched
+    assert {part.path for part in found.plan.all_parts if part.way != "transposed"} == untouched

@@ -1,0 +1,159 @@
+"""Rows of the factored Jacobian: what one side of the kernel comes to, block by block.
+
+The derivatives of a few examples, and of a few outputs at a time, are computed and cut down to what
+the plan keeps of them: a small Jacobian itself, or the two factors of one that is larger. The
+patches and cotangents of a convolution live for one block alone, in a CPU's cache or within a
+GPU's memory.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ntk_train._jax import shape_of
+from ntk_train._types import PyTree
+from ntk_train.kernel.plan import PartPlan, Plan
+from ntk_train.program.cotangents import derivatives
+
+
+class Factored(NamedTuple):
+    """One side's Jacobian of one part of a leaf, as the factors of a product.
+
+    Attributes:
+      x: [n, r, t, a], without n where examples are coupled; integers [n, r, t, 1] are the
+        places of the ones in one-hot rows, -1 for a row of zeros; 1 for a bias.
+      g: [*labels of the side, r, t, b], empty for the identity.
+    """
+
+    x: jax.Array
+    g: jax.Array
+
+
+class Rows(NamedTuple):
+    """One side of the kernel, or a block of its examples.
+
+    Attributes:
+      jacobians: for each bundle of the plan [*labels of the side, k], its Jacobians side by side.
+      factored: for each part of the plan that keeps its factors, in order.
+      of_h: with an inner plan J_h [*labels of the side, h].
+      inner: with an inner plan its rows.
+    """
+
+    jacobians: list[jax.Array]
+    factored: list[Factored]
+    of_h: jax.Array | None
+    inner: "Rows | None"
+
+
+def rows_of(plan: Plan, side: int, x: PyTree) -> Rows:
+    """The rows of all inputs of one side, 0 for x1 and 1 for x2."""
+    of_one = functools.partial(_rows_of_one, plan, side)
+    if not plan.problem.batched:
+        return of_one(x)
+    plans = [plan] if plan.inner is None else [plan, plan.inner]
+    return _in_blocks(jax.vmap(of_one), x, min(p.blocks.examples for p in plans))
+
+
+def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
+    """The rows of one example, or of all where they are coupled."""
+    problem, parts, program = plan.problem, plan.parts, plan.programs[side]
+    sites = [site for part in parts for site in part.sites[side]]
+    number = {id(site): i for i, site in enumerate(sites)}
+    h = len(problem.theta)
+    whole = [part.leaf for part in parts if not part.sites[side]]
+    whole += [h] if plan.inner else []
+    labels = problem.layout.right if side else problem.layout.left
+    shape = [plan.labels[label] for label in (labels[1:] if problem.batched else labels)]
+    out = shape_of(program.out)
+    one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
+    data, factor_x, backward = derivatives(program, sites, whole, problem.theta, jax.tree.leaves(x))
+
+    def uses_of(part: PartPlan) -> list[int]:
+        return [number[id(site)] for site in part.sites[side]]
+
+    def x_of(part: PartPlan) -> jax.Array:
+        if not part.sites[side]:  # a bias
+            return jnp.ones((1, 1, 1), problem.theta[part.leaf].dtype)
+        return _joined([factor_x(i, data[i]) for i in uses_of(part)])
+
+    def of_outputs(
+        one_hot: jax.Array,
+    ) -> tuple[list[jax.Array], list[jax.Array], jax.Array | None]:
+        gs, others = jax.vmap(backward)(one_hot)
+
+        def jacobian(part: PartPlan) -> jax.Array:
+            if part.way == "transposed":
+                return others[part.leaf].reshape(len(one_hot), -1)
+            uses = uses_of(part)
+            # Patches wait for the cotangents: those of all layers at once take much memory.
+            own, g = lax.optimization_barrier(([data[i] for i in uses], [gs[i] for i in uses]))
+            x = _joined([factor_x(i, d) for i, d in zip(uses, own, strict=True)])
+            return _form(_joined(g), x).reshape(len(one_hot), -1)
+
+        bundles = [
+            jnp.concatenate(_of_one_dtype([jacobian(parts[i]) for i in bundle]), axis=1)
+            for bundle in plan.bundles
+        ]
+        kept = [
+            _joined([gs[i] for i in uses_of(parts[k])])
+            if parts[k].way != "identity"
+            else jnp.empty((len(one_hot), 0))
+            for k in plan.factored
+        ]
+        return bundles, kept, others[h].reshape(len(one_hot), -1) if plan.inner else None
+
+    rows = _in_blocks(of_outputs, one_hot, plan.blocks.outputs)
+    bundles, gs, of_h = jax.tree.map(lambda row: row.reshape(*shape, *row.shape[1:]), rows)
+    factored = [Factored(x_of(parts[k]), g) for k, g in zip(plan.factored, gs, strict=True)]
+    inner = _rows_of_one(plan.inner, side, x) if plan.inner else None
+    return Rows(bundles, factored, of_h, inner)
+
+
+def _joined(uses: Sequence[jax.Array]) -> jax.Array:
+    """Uses of one weight are positions that share it: their cross terms come of themselves."""
+    return uses[0] if len(uses) == 1 else jnp.concatenate(uses, axis=-2)
+
+
+def _form(g: jax.Array, x: jax.Array) -> jax.Array:
+    """J[o,r,b,a] = sum_t g[o,r,t,b] x[r,t,a], for one r as a plain product, which is faster."""
+    o, r, t, b = g.shape
+    if r == 1:
+        g = g[:, 0].transpose(1, 0, 2).reshape(t, o * b)
+        return jnp.einsum("tk,ta->ka", g, x[0]).reshape(o, b, x.shape[-1])
+    return jnp.einsum("ortb,rta->orba", g, x)
+
+
+def _of_one_dtype(arrays: list[jax.Array]) -> list[jax.Array]:
+    dtype = jnp.result_type(*arrays)
+    return [array.astype(dtype) for array in arrays]
+
+
+def _in_blocks(f: Callable[[PyTree], Any], x: PyTree, size: int) -> Any:
+    """f(x) of x with axis 0, block by block; the last block overlaps the one before it."""
+    n = jax.tree.leaves(x)[0].shape[0]
+    if size >= n:
+        return f(x)
+    starts = block_starts(n, size)
+    blocks = lax.map(lambda start: f(block_of(x, start, size)), jnp.asarray(starts))
+
+    def whole(rows: jax.Array) -> jax.Array:
+        if n == len(starts) * size:
+            return rows.reshape(n, *rows.shape[2:])
+        first = rows[:-1].reshape(-1, *rows.shape[2:])
+        return jnp.concatenate([first, rows[-1, len(first) - n :]])
+
+    return jax.tree.map(whole, blocks)
+
+
+def block_starts(n: int, size: int) -> list[int]:
+    """Where blocks of a size start that cover 0..n-1; the last may overlap the one before it."""
+    return [min(start, n - size) for start in range(0, n, size)]
+
+
+def block_of(x: PyTree, start: Any, size: int) -> PyTree:
+    """A block of the leading axis of each leaf."""
+    return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), x)
