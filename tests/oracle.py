@@ -6,7 +6,8 @@ import numpy as np
 
 
 def jacobian(f, params, x, forward=True):
-    """df(x)/dtheta as [N, O, P], over the floating-point leaves of params."""
+    """df(x)/dtheta as [N, O, P], in float64 and over the floating-point leaves of params."""
+    x = jax.tree.map(_to_float64, x)
     leaves, treedef = jax.tree.flatten(params)
     is_theta = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves]
     theta = [jnp.asarray(leaf, jnp.float64) for leaf, yes in zip(leaves, is_theta) if yes]
@@ -17,13 +18,22 @@ def jacobian(f, params, x, forward=True):
         outputs = jax.tree.leaves(f(treedef.unflatten(merged), x))
         return jnp.concatenate([y.reshape(y.shape[0], -1) for y in outputs], axis=1)
 
-    columns = jax.jit((jax.jacfwd if forward else jax.jacrev)(flat_f))(theta)
+    quick = {"xla_backend_optimization_level": 0}  # most of the time goes into compiling
+    of_theta = jax.jit((jax.jacfwd if forward else jax.jacrev)(flat_f), compiler_options=quick)
+    columns = of_theta(theta)
     return np.concatenate([np.asarray(j).reshape(*j.shape[:2], -1) for j in columns], axis=2)
+
+
+def contract(j1, j2):
+    """The full kernel [N, O, M, O] of two Jacobians."""
+    return np.einsum("now,mpw->nomp", j1, j2)
 
 
 def kernel(f, params, x1, x2=None, forward=True):
     """The full kernel [N, O, M, O]."""
-    to64 = lambda x: jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
-    j1 = jacobian(f, params, jax.tree.map(to64, x1), forward)
-    j2 = j1 if x2 is None else jacobian(f, params, jax.tree.map(to64, x2), forward)
-    return np.einsum("now,mpw->nomp", j1, j2)
+    j1 = jacobian(f, params, x1, forward)
+    return contract(j1, j1 if x2 is None else jacobian(f, params, x2, forward))
+
+
+def _to_float64(x):
+    return jnp.asarray(x, jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
