@@ -15,6 +15,8 @@ from ntk_train.errors import DtypeError as DtypeError
 from ntk_train.errors import KernelInputError as KernelInputError
 from ntk_train.errors import NonFiniteKernelError as NonFiniteKernelError
 from ntk_train.errors import NTKError as NTKError
+from ntk_train.errors import UnfactoredError as UnfactoredError
+from ntk_train.errors import UnfactoredWarning as UnfactoredWarning
 from ntk_train.kernel import Explanation as Explanation
 from ntk_train.kernel import NtkImplementation as NtkImplementation
 from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn

@@ -17,5 +17,13 @@ class DtypeError(NTKError, TypeError):
     """An argument has a dtype for which the kernel is not defined (complex, for example)."""
 
 
+class UnfactoredError(NTKError, ValueError):
+    """With `strict=True`: a parameter is used in a way that no rule of `structured` factors."""
+
+
+class UnfactoredWarning(UserWarning):
+    """A large parameter is used in a way that no rule of `structured` factors: it is slower."""
+
+
 class NonFiniteKernelError(NTKError, ArithmeticError):
     """The kernel has NaN or infinite entries, so that its spectrum does not exist."""

@@ -7,12 +7,13 @@ loop's body counts as often as it runs.
 """
 
 import dataclasses
+import warnings
 
 import jax
 
-from ntk_train._jax import has_forward_mode
+from ntk_train._jax import has_forward_mode, shape_of, source_line
 from ntk_train._types import Groups, KernelProblem
-from ntk_train.errors import KernelInputError
+from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarning
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.plan import Cost, Plan, reference_costs, this_machine
@@ -50,18 +51,46 @@ class Resolved:
         return structured(self.plan)
 
 
-def choose(problem: KernelProblem, groups: Groups, implementation: str) -> Resolved:
+def choose(
+    problem: KernelProblem, groups: Groups, implementation: str, *, strict: bool = False
+) -> Resolved:
     """Chooses an implementation, where that is left open.
 
     Raises:
       KernelInputError: there is no such implementation.
+      UnfactoredError: with `strict`, where the structured one cannot factor a parameter.
     """
     check_implementation(implementation)
     if implementation in REFERENCES:
         return Resolved(problem, groups, implementation, None)
     plan = prepare(problem, groups)
     name = cheapest(plan) if implementation == "auto" else implementation
+    _report_unfactored(problem, plan, strict)
     return Resolved(problem, groups, name, plan)
+
+
+def _report_unfactored(problem: KernelProblem, plan: Plan, strict: bool) -> None:
+    """Says which parameters are not factored: large ones in a warning, any in an error."""
+    least = 0 if strict else _LARGE
+    uses = [
+        f"{part.path} {problem.theta[part.leaf].shape}: {equation.primitive.name} of "
+        f"{', '.join(str(shape_of(v).shape) for v in equation.invars)} at "
+        f"{source_line(equation) or 'an unknown line'}"
+        for part in plan.all_parts
+        for equation in part.unfactored
+        if problem.theta[part.leaf].size >= least
+    ]
+    if not uses:
+        return
+    listed = "\n  ".join(uses[:10] + ([f"and {len(uses) - 10} more"] if len(uses) > 10 else []))
+    msg = f"no rule factors these uses of parameters, so that they cost more time:\n  {listed}\n"
+    if strict:
+        msg = f"strict=True, but {msg}Rewrite them, or leave out strict=True."
+        raise UnfactoredError(msg)
+    warnings.warn(f"{msg}The kernel is right. See ntk_train.explain.", UnfactoredWarning, 2)
+
+
+_LARGE = 4096  # of fewer numbers the whole Jacobian is small
 
 
 def kernel_of(problem: KernelProblem, implementation: str) -> jax.Array:

@@ -106,7 +106,8 @@ def explain(
     Returns:
       An `Explanation`; `print` it. For each parameter: the primitive at which it meets data and the
       line of code, the sizes of its labels R, T, A, B (see `ntk_train._types`), the way in which
-      its part is contracted, operations, and how many numbers are held for the rows of x1.
+      its part is contracted, operations, and how many numbers are held for the rows of x1. A
+      transposed parameter with a primitive is one that is used there in a way without a rule.
     """
     leaves, treedef = jax.tree.flatten((params, x1, x2))
     is_array = [hasattr(leaf, "shape") for leaf in leaves]
@@ -135,8 +136,9 @@ def _explain(problem: KernelProblem) -> Explanation:
 
 
 def _line(part: PartPlan, rows: int) -> tuple[str, ...]:
-    sites = sorted({site.equation.primitive.name for site in part.sites[0]})
-    lines = sorted({source_line(site.equation) for site in part.sites[0]})
+    equations = [*part.unfactored, *(site.equation for site in part.sites[0])]
+    sites = sorted({equation.primitive.name for equation in equations})
+    lines = sorted({source_line(equation) for equation in equations})
     sizes = [""] * 4
     if part.sizes is not None:
         sizes = [str(size) for size in (part.sizes.r, part.sizes.t, part.sizes.a, part.sizes.b)]

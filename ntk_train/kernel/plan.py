@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 import jax
 
-from ntk_train._jax import shape_of
+from ntk_train._jax import Equation, shape_of
 from ntk_train._types import Groups, KernelProblem
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
+from ntk_train.program.unfactored import unfactored_uses
 
 
 class Machine(NamedTuple):
@@ -114,6 +115,7 @@ class PartPlan:
       cost: of its part of the kernel.
       row_numbers: numbers that represent one row of its Jacobian.
       joined: whether its last product is one with those of other parts.
+      unfactored: the equations for which it is transposed although they contract it.
     """
 
     path: str
@@ -124,6 +126,7 @@ class PartPlan:
     cost: Cost
     row_numbers: int
     joined: bool
+    unfactored: Sequence[Equation] = ()
 
 
 class Blocks(NamedTuple):
@@ -213,6 +216,12 @@ def make_plan(
         part
         for i in sorted(leaf for leaves in groups for leaf in leaves)
         for part in _plans_of_leaf(problem, machine, labels, i, programs, sites)
+    ]
+    factored = {part.leaf for part in parts if part.sites[0]}
+    uses = unfactored_uses(programs[0], factored)
+    parts = [
+        dataclasses.replace(part, unfactored=[use for leaf, use in uses if leaf == part.leaf])
+        for part in parts
     ]
     cost = _derivatives(problem, labels, programs, parts)
     costs = [cost, *(part.cost for part in parts)]

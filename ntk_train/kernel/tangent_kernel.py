@@ -38,6 +38,7 @@ def ntk(
     precision: str | None = "highest",
     param_filter: ParamFilter | None = None,
     per_layer: bool | Callable[[str], str] = False,
+    strict: bool = False,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
@@ -72,6 +73,9 @@ def ntk(
       per_layer: True returns the parts of the kernel by layer, which add up to the whole: a layer
         is what a path names before its last "/". A function from the path to the name of a group
         makes other parts.
+      strict: True raises where a parameter is used in a way that the structured implementation
+        cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
+        right in any case.
 
     Returns:
       The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
@@ -79,6 +83,7 @@ def ntk(
 
     Raises:
       KernelInputError: shapes, structure or values of an argument do not fit; the text says which.
+      UnfactoredError: with `strict`, where a parameter cannot be factored.
       DtypeError: complex parameters or outputs, or outputs that are not floating point.
 
     References:
@@ -98,6 +103,7 @@ def ntk(
             precision=precision,
             param_filter=param_filter,
             per_layer=per_layer,
+            strict=strict,
         )
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
@@ -116,6 +122,7 @@ def resolve(
     *,
     implementation: str,
     per_layer: bool | Callable[[str], str] = False,
+    strict: bool = False,
     **options: Any,
 ) -> tuple[Resolved, list[str]]:
     """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
@@ -124,7 +131,8 @@ def resolve(
     for i, path in enumerate(problem.paths):
         group_of = _layer_of if per_layer is True else per_layer
         groups.setdefault(group_of(path) if group_of else "", []).append(i)
-    return choose(problem, list(groups.values()), implementation), list(groups)
+    resolved = choose(problem, list(groups.values()), implementation, strict=strict)
+    return resolved, list(groups)
 
 
 @contextlib.contextmanager
