@@ -13,7 +13,8 @@ what takes over 20 seconds is run once.
     python -m experiments.benchmark_implementations --save --only resnet
     python -m experiments.benchmark_implementations --only fcn --rounds 2   # a quick look
 
-Families: fcn (11 minutes), cnn (6), resnet (10), vit (8). `--save` puts the rows of the families
+Families: fcn (11 minutes), cnn (6), resnet (10), vit (8), form (5): other uses of a weight than
+`x @ w`. Programs that would take over 4 GB are left out. `--save` puts the rows of the families
 measured in the place of older ones, after each cell. At the end it prints, for each cell, the time
 of the peer's best over that of `auto`, whether `auto` was within 1.25 of the fastest of ours, and
 how far apart `auto` and the implementation that it took are, which is the noise.
@@ -71,6 +72,9 @@ def cases() -> Iterator[Case]:
     for n, o in ((4, 1), (2, 10)):
         yield Case("vit", "vit-s/16 224 px", functools.partial(networks.vit_s16, o), n, o)
 
+    for form in networks.FORMS:
+        yield Case("form", form, functools.partial(networks.form, form), 4, 8)
+
 
 def implementations(network: Network, n: int, o: int) -> dict[str, Kernel]:
     """Kernel functions by name, without those whose Jacobians would be too large."""
@@ -96,6 +100,7 @@ def measure(case: Case, rounds: int) -> list[Row]:
         name: compile_kernel(kernel, params, x)
         for name, kernel in implementations(network, case.n, case.o).items()
     }
+    programs = {k: program for k, program in programs.items() if program.peak_megabytes < 4e3}
     times = interleaved(
         {name: functools.partial(program.run, params, x) for name, program in programs.items()},
         rounds,
@@ -164,7 +169,7 @@ def print_summary(rows: Sequence[Row]) -> None:
 def main() -> None:
     """Measures, prints and keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="families to measure: fcn,cnn,resnet,vit")
+    parser.add_argument("--only", default="", help="families to measure: fcn,cnn,resnet,vit,form")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each")
     parser.add_argument("--save", action="store_true", help="keep the table and its plot")
     arguments = parser.parse_args()

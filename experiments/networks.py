@@ -52,6 +52,72 @@ def fcn(width: int, o: int, depth: int = 10) -> Network:
     return Network(f, weights, (width,))
 
 
+def form(name: str, o: int = 8, width: int = 128, depth: int = 10) -> Network:
+    """A network of ten layers whose weights are used in another form than `x @ w`.
+
+    Args:
+      name: one of `FORMS`.
+      o: outputs.
+      width: of the layers.
+      depth: number of layers.
+    """
+    rng = np.random.default_rng(0)
+    last = _normal(rng, (width, o), width**-0.5)
+
+    def f(params: tuple[Any, jax.Array], x: jax.Array) -> jax.Array:
+        return FORMS[name](params[0], x) @ params[1]
+
+    shape: tuple[int, ...] = (width, width)
+    count = depth
+    if name == "convolution in 4 groups":
+        shape = (3, 3, width // 4, width)
+    elif name == "embedding of 16 tokens":
+        shape, count = (1000, width), 1
+    elif name == "one weight used 24 times":
+        count = 1
+    weights = [_normal(rng, shape, math.prod(shape[:-1]) ** -0.5) for _ in range(count)]
+    hidden = jnp.stack(weights) if name == "scan over stacked weights" else weights
+    inputs = (8, 8, width) if "convolution" in name else (width,)
+    return Network(f, (hidden if count > 1 else weights[0], last), inputs)
+
+
+def _layers(step: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
+    def apply(weights: list[jax.Array], x: jax.Array) -> jax.Array:
+        for w in weights:
+            x = jax.nn.relu(step(x, w))
+        return x
+
+    return apply
+
+
+def _groups(x: jax.Array, w: jax.Array) -> jax.Array:
+    layout = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, w, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=4
+    )
+
+
+_product = jax.checkpoint(lambda x, w: x @ w)
+
+FORMS: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
+    "x @ w": _layers(lambda x, w: x @ w),
+    "x @ w.T": _layers(lambda x, w: x @ w.T),
+    "x @ (c * w)": _layers(lambda x, w: x @ (0.7 * w)),
+    "remat in each layer": _layers(_product),
+    "scan over stacked weights": lambda weights, x: jax.lax.scan(
+        lambda h, w: (jax.nn.relu(h @ w), None), x, weights
+    )[0],
+    "one weight used 24 times": lambda w, x: jax.lax.scan(
+        lambda h, _: (jnp.tanh(h @ w), None), x, length=24
+    )[0],
+    "convolution in 4 groups": lambda weights, x: _layers(_groups)(weights, x).mean(axis=(1, 2)),
+    "embedding of 16 tokens": lambda table, x: jnp.tanh(
+        table[jnp.abs(100 * x[:, :16]).astype(int)]
+    ).mean(axis=1),
+}
+"""How the hidden weights are used."""
+
+
 def cnn(channels: int, o: int, pixels: int = 32, depth: int = 5) -> Network:
     """3 x 3 convolutions with ReLU, average pooling and a dense layer, without biases."""
     sizes = [3] + [channels] * depth

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import benchmark_gpu, measure, networks, record
 from experiments.summary import cells_of, totals
+from ntk_train import explain
 
 TINY = {
     "fcn": lambda: networks.fcn(8, 3, depth=2),
@@ -41,6 +42,19 @@ def test_networks_are_float32_and_always_the_same(name):
 )
 def test_networks_have_the_published_sizes(build, count):
     assert build(1000).num_parameters == count
+
+
+@pytest.mark.parametrize("name", networks.FORMS)
+def test_weights_in_every_form_are_factored(name):
+    network = networks.form(name, width=16)
+    found = explain(network.f, network.params, network.inputs(2))
+    assert not any(part.unfactored for part in found.plan.all_parts)
+    assert {part.way for part in found.plan.all_parts} <= {
+        "full_gram",
+        "half_gram",
+        "identity",
+        "jacobian",
+    }
 
 
 def test_smoke_of_the_gpu_benchmark(tmp_path):
