@@ -143,8 +143,9 @@ def _in_blocks(f: Callable[[PyTree], Any], x: PyTree, size: int) -> Any:
     def whole(rows: jax.Array) -> jax.Array:
         if n == len(starts) * size:
             return rows.reshape(n, *rows.shape[2:])
-        first = rows[:-1].reshape(-1, *rows.shape[2:])
-        return jnp.concatenate([first, rows[-1, len(first) - n :]])
+        before = (len(starts) - 1) * size
+        first = rows[:-1].reshape(before, *rows.shape[2:])
+        return jnp.concatenate([first, rows[-1, before - n :]])
 
     return jax.tree.map(whole, blocks)
 
