@@ -65,7 +65,8 @@ def choose(
         return Resolved(problem, groups, implementation, None)
     plan = prepare(problem, groups)
     name = cheapest(plan) if implementation == "auto" else implementation
-    _report_unfactored(problem, plan, strict)
+    if strict or name == "structured":
+        _report_unfactored(problem, plan, strict)
     return Resolved(problem, groups, name, plan)
 
 

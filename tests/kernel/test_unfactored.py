@@ -33,6 +33,13 @@ def test_a_small_one_is_not_worth_a_warning_and_an_error_if_strict():
         ntk(standardized, params, x, strict=True)
 
 
+def test_an_implementation_that_factors_nothing_says_nothing():
+    f = lambda w, x: jnp.sin((x @ w) @ w.T)
+    found = explain(f, jnp.ones((64, 64)), jnp.ones((2, 64)))
+    assert found.implementation == "ntk_vector_products"
+    ntk(f, jnp.ones((64, 64)), jnp.ones((2, 64)))
+
+
 def test_biases_and_scales_are_no_failure():
     f = lambda params, x: jnp.tanh(params["s"] * (x @ params["w"]) + params["b"])
     params = {**params_of(64, 64), "s": jnp.ones(64)}
