@@ -72,7 +72,12 @@ class Cost(NamedTuple):
 
 def this_machine() -> Machine:
     """The kind of device that JAX computes on by default."""
-    return MACHINES.get(jax.default_backend(), MACHINES["gpu"])
+    kind = jax.default_backend()
+    machine = MACHINES.get(kind, MACHINES["gpu"])
+    limit = ((jax.local_devices()[0].memory_stats() if kind != "cpu" else None) or {}).get(
+        "bytes_limit"
+    )
+    return machine._replace(block=limit / 2, memory=limit / 2) if limit else machine
 
 
 @dataclasses.dataclass(frozen=True)
