@@ -52,3 +52,26 @@ def test_a_page_of_both_tables(tmp_path):
 
 def test_a_page_of_no_data_has_no_tables(tmp_path):
     assert "|" not in tables.page(tmp_path)
+
+
+def test_the_table_in_the_readme_is_from_the_data():
+    rows, _ = record.load_table(record.RESULTS / "benchmark_gpu")
+    times = {
+        (row["network"], row["n"], row["o"], row["implementation"]): float(row["milliseconds"])
+        for row in rows
+        if row["precision"] == "highest"
+    }
+    lines = (record.ROOT / "README.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| network | N, O |")) + 2
+    count = 0
+    for line in lines[start:]:
+        if not line.startswith("|"):
+            break
+        network, sizes, *shown = (cell.strip() for cell in line.strip("|").split("|"))
+        name = network.removesuffix(", 224 px")
+        names = ("auto", "nt structured", "jacobian_contraction")
+        for implementation, figure in zip(names, shown, strict=True):
+            measured = times[name, *sizes.split(", "), implementation]
+            assert f"{measured:.1f}" == figure, (network, implementation)
+            count += 1
+    assert count == 15
