@@ -336,16 +336,16 @@ def _is_small(problem: KernelProblem, labels: Mapping[str, int], width: int) -> 
     """Whether copying a Jacobian of a width costs less than to add to the kernel once more."""
     of_kernel = math.prod(labels[label] for label in problem.layout.out)
     rows = math.prod(labels[label] for label in problem.layout.left)
-    return width <= max(4096, of_kernel // rows)
+    return width <= max(4096, of_kernel // max(rows, 1))
 
 
 def _blocks(
     problem: KernelProblem, machine: Machine, labels: Mapping[str, int], parts: Sequence[PartPlan]
 ) -> Blocks:
-    left = problem.layout.left
-    rows = math.prod(labels[label] for label in left)
-    n = labels[left[0]] if problem.batched else 1
-    outputs = rows // n
+    sides = (problem.layout.left, problem.layout.right)
+    rows = max(_rows(labels, side) for side in sides)
+    n = max(labels[side[0]] for side in sides) if problem.batched else 1
+    outputs = max(_rows(labels, side[1:] if problem.batched else side) for side in sides)
     formed = [part.sizes for part in parts if part.way == "jacobian" and part.sizes is not None]
     patches, cotangents = (4 * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb"))
     example = patches + outputs * cotangents
@@ -357,8 +357,9 @@ def _blocks(
         outputs = max(1, int(machine.memory // (example // outputs)))
     tile = None
     n_, m_ = examples_of(problem)
-    if n > 1 and n_ != m_ and {n_, m_} <= set(problem.layout.out) and rows >= 4 * machine.tile:
-        tile = max(1, machine.tile // (rows // n))
+    blocked = n_ != m_ and {n_, m_} <= set(problem.layout.out) and all(labels.values())
+    if n > 1 and blocked and rows >= 4 * machine.tile:
+        tile = max(1, machine.tile // outputs)
     return Blocks(examples, outputs, tile)
 
 

@@ -7,6 +7,7 @@ GPU's memory.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -87,12 +88,12 @@ def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
 
         def jacobian(part: PartPlan) -> jax.Array:
             if part.way == "transposed":
-                return others[part.leaf].reshape(len(one_hot), -1)
+                return _flat(others[part.leaf])
             uses = uses_of(part)
             # Patches wait for the cotangents: those of all layers at once take much memory.
             own, g = lax.optimization_barrier(([data[i] for i in uses], [gs[i] for i in uses]))
             x = _joined([factor_x(i, d) for i, d in zip(uses, own, strict=True)])
-            return _form(_joined(g), x).reshape(len(one_hot), -1)
+            return _flat(_form(_joined(g), x))
 
         bundles = [
             jnp.concatenate(_of_one_dtype([jacobian(parts[i]) for i in bundle]), axis=1)
@@ -104,7 +105,7 @@ def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
             else jnp.empty((len(one_hot), 0))
             for k in plan.factored
         ]
-        return bundles, kept, others[h].reshape(len(one_hot), -1) if plan.inner else None
+        return bundles, kept, _flat(others[h]) if plan.inner else None
 
     rows = _in_blocks(of_outputs, one_hot, plan.blocks.outputs)
     bundles, gs, of_h = jax.tree.map(lambda row: row.reshape(*shape, *row.shape[1:]), rows)
@@ -125,6 +126,11 @@ def _form(g: jax.Array, x: jax.Array) -> jax.Array:
         g = g[:, 0].transpose(1, 0, 2).reshape(t, o * b)
         return jnp.einsum("tk,ta->ka", g, x[0]).reshape(o, b, x.shape[-1])
     return jnp.einsum("ortb,rta->orba", g, x)
+
+
+def _flat(rows: jax.Array) -> jax.Array:
+    """[o, *rest] to [o, k], also of no rows."""
+    return rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
 
 
 def _of_one_dtype(arrays: list[jax.Array]) -> list[jax.Array]:
