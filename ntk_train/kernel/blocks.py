@@ -3,30 +3,55 @@
 Of the kernel of x1 with itself only the blocks on and above the diagonal are computed.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._types import KernelLayout
 from ntk_train.kernel.contract import contract
-from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.plan import Plan, mirror_of
 from ntk_train.kernel.rows import Rows, block_of, block_starts
 
 
 def kernels_of(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
     """The kernel of each group of leaves from the rows of both sides."""
+    if plan.blocks.tile is not None:
+        return _tiled(plan, rows1, rows2, plan.blocks.tile)
+    if plan.blocks.columns > 1:
+        return _by_columns(plan, rows1, rows2, plan.blocks.columns)
+    return _block(plan, rows1, rows2)
 
-    def block(rows1: Rows, rows2: Rows) -> list[jax.Array]:
-        return [contract(plan, rows1, rows2, group) for group in range(len(plan.groups))]
 
-    problem, layout, size = plan.problem, plan.problem.layout, plan.blocks.tile
-    if size is None:
-        return block(rows1, rows2)
+def _block(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
+    return [contract(plan, rows1, rows2, group) for group in range(len(plan.groups))]
+
+
+def _by_columns(plan: Plan, rows1: Rows, rows2: Rows, columns: int) -> list[jax.Array]:
+    """A few examples of x2 at a time; of x1 with itself only what is on and above the diagonal.
+
+    Not in a loop, for which all rows would have to be there at once: here those of a layer go when
+    its part is done.
+    """
+    problem, layout = plan.problem, plan.problem.layout
+    m = plan.labels[layout.right[0]]
+    mirror = mirror_of(layout) if problem.x2 is None else None
+    kernels: list[jax.Array] = []
+    for i in range(columns):
+        start, stop = i * m // columns, (i + 1) * m // columns
+        left = rows1 if mirror is None else block_of(rows1, 0, stop)
+        parts = _block(plan, left, block_of(rows2, start, stop - start))
+        kernels = kernels or [_zeros(plan, part.dtype) for part in parts]
+        kernels = _place(plan, kernels, parts, (0, start), mirror)
+    return kernels
+
+
+def _tiled(plan: Plan, rows1: Rows, rows2: Rows, size: int) -> list[jax.Array]:
+    problem, layout = plan.problem, plan.problem.layout
     n, m = (plan.labels[labels[0]] for labels in (layout.left, layout.right))
     size1, size2 = min(size, n), min(size, m)
-    mirror = _mirror(layout) if problem.x2 is None else None
+    mirror = mirror_of(layout) if problem.x2 is None else None
     starts = [
         (start1, start2)
         for start1 in block_starts(n, size1)
@@ -34,30 +59,41 @@ def kernels_of(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
         if mirror is None or start1 <= start2
     ]
 
-    def place(kernel: jax.Array, part: jax.Array, start1: jax.Array, start2: jax.Array) -> Any:
-        at = {layout.left[0]: start1, layout.right[0]: start2}
-        return lax.dynamic_update_slice(kernel, part, [at.get(v, 0) for v in layout.out])
-
     def step(kernels: list[jax.Array], start: jax.Array) -> tuple[list[jax.Array], None]:
-        start1, start2 = start[0], start[1]
-        parts = block(block_of(rows1, start1, size1), block_of(rows2, start2, size2))
-        kernels = [place(k, part, start1, start2) for k, part in zip(kernels, parts, strict=True)]
-        if mirror is not None:
-            kernels = [
-                place(k, part.transpose(mirror), start2, start1)
-                for k, part in zip(kernels, parts, strict=True)
-            ]
-        return kernels, None
+        blocks = block_of(rows1, start[0], size1), block_of(rows2, start[1], size2)
+        return _place(plan, kernels, _block(plan, *blocks), (start[0], start[1]), mirror), None
 
-    shape = [plan.labels[label] for label in layout.out]
-    dtypes = [part.dtype for part in jax.eval_shape(block, rows1, rows2)]
-    kernels, _ = lax.scan(step, [jnp.zeros(shape, dtype) for dtype in dtypes], jnp.asarray(starts))
+    dtypes = [
+        part.dtype for part in jax.eval_shape(lambda *rows: _block(plan, *rows), rows1, rows2)
+    ]
+    init = [_zeros(plan, dtype) for dtype in dtypes]
+    kernels, _ = lax.scan(step, init, jnp.asarray(starts))
     return kernels
 
 
-def _mirror(layout: KernelLayout) -> list[int] | None:
-    """Axes of a block that make it the one across the diagonal; None if there is no such order."""
-    other = dict(zip(layout.left + layout.right, layout.right + layout.left, strict=True))
-    if any(other[other[label]] != label for label in other):
-        return None
-    return [layout.out.index(other[label]) for label in layout.out]
+def _zeros(plan: Plan, dtype: Any) -> jax.Array:
+    return jnp.zeros([plan.labels[label] for label in plan.problem.layout.out], dtype)
+
+
+def _place(
+    plan: Plan,
+    kernels: Sequence[jax.Array],
+    parts: Sequence[jax.Array],
+    start: tuple[Any, Any],
+    mirror: Sequence[int] | None,
+) -> list[jax.Array]:
+    """The kernels with parts that start at an example of either side, and across the diagonal."""
+    layout = plan.problem.layout
+    examples = layout.left[0], layout.right[0]
+
+    def placed(kernel: jax.Array, part: jax.Array, start: tuple[Any, Any]) -> jax.Array:
+        at = dict(zip(examples, start, strict=True))
+        return lax.dynamic_update_slice(kernel, part, [at.get(v, 0) for v in layout.out])
+
+    kernels = [placed(kernel, part, start) for kernel, part in zip(kernels, parts, strict=True)]
+    if mirror is None:
+        return kernels
+    return [
+        placed(kernel, part.transpose(mirror), start[::-1])
+        for kernel, part in zip(kernels, parts, strict=True)
+    ]

@@ -18,12 +18,12 @@ go to memory and back.
 import dataclasses
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from ntk_train._jax import Equation, shape_of
-from ntk_train._types import Groups, KernelProblem
+from ntk_train._types import Groups, KernelLayout, KernelProblem
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
 from ntk_train.program.unfactored import unfactored_uses
@@ -38,19 +38,23 @@ class Machine(NamedTuple):
         holds is slower on a CPU, and fewer examples at once are slower on an accelerator.
       memory: bytes that those of one example may take, before its outputs are taken in blocks.
       tile: rows and columns of a block of the kernel.
+      launch: numbers copied in the time that it takes to start one more product.
+      batches: whether one batched product is faster than many small ones.
     """
 
     balance: int
     block: float
     memory: float
     tile: int
+    launch: int
+    batches: bool
 
 
 # Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
 MACHINES = {
-    "cpu": Machine(30, 16e6, 1e9, 256),
-    "gpu": Machine(30, 8e9, 8e9, 4096),
-    "tpu": Machine(100, 2e9, 2e9, 4096),
+    "cpu": Machine(30, 16e6, 1e9, 256, 16_000, False),
+    "gpu": Machine(30, 8e9, 8e9, 4096, 1_000_000, True),
+    "tpu": Machine(100, 2e9, 2e9, 4096, 1_000_000, True),
 }
 
 
@@ -119,7 +123,8 @@ class PartPlan:
       sizes: of its labels, None if it is transposed.
       cost: of its part of the kernel.
       row_numbers: numbers that represent one row of its Jacobian.
-      joined: whether its last product is one with those of other parts.
+      joined: whether its last product is one with those of other parts, or all of its contraction
+        where the way is full_gram.
       unfactored: the equations for which it is transposed although they contract it.
     """
 
@@ -141,11 +146,14 @@ class Blocks(NamedTuple):
       examples: of one side, for their rows of the factored Jacobian.
       outputs: of these examples.
       tile: examples of either side, for their block of the kernel; None for all.
+      columns: how many parts of x2 are multiplied one after the other; of x1 with itself only what
+        is on and above the diagonal.
     """
 
     examples: int
     outputs: int
     tile: int | None
+    columns: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +168,8 @@ class Plan:
       parts: one plan for each leaf, or for each of its parts.
       bundles: indices of the parts whose Jacobians are formed, those side by side that are
         multiplied in one product; no bundle has leaves of two groups.
-      factored: indices of the parts whose factors are kept.
+      stacks: indices of the parts whose factors are kept, those together that are contracted as
+        one: small layers of equal sizes, side by side along r.
       blocks: how many examples and outputs at once.
       cost: of the whole, derivatives included.
       inner: the plan of the kernel of a variable h that separates other leaves from the outputs, to
@@ -173,7 +182,7 @@ class Plan:
     labels: Mapping[str, int]
     parts: Sequence[PartPlan]
     bundles: Sequence[Sequence[int]]
-    factored: Sequence[int]
+    stacks: Sequence[Sequence[int]]
     blocks: Blocks
     cost: Cost
     inner: "Plan | None" = None
@@ -232,6 +241,7 @@ def make_plan(
     costs = [cost, *(part.cost for part in parts)]
     if inner is not None:
         costs += [inner.cost, _push(problem, labels, inner)]
+    total = Cost(sum(c.operations for c in costs), sum(c.moved for c in costs))
     return Plan(
         problem=problem,
         groups=groups,
@@ -239,9 +249,9 @@ def make_plan(
         labels=labels,
         parts=parts,
         bundles=[bundle for leaves in groups for bundle in _bundles(parts, leaves)],
-        factored=[i for i, part in enumerate(parts) if part.way not in ("jacobian", "transposed")],
-        blocks=_blocks(problem, machine, labels, parts),
-        cost=Cost(sum(c.operations for c in costs), sum(c.moved for c in costs)),
+        stacks=[stack for leaves in groups for stack in _stacks(parts, leaves)],
+        blocks=_blocks(problem, machine, labels, parts, total.operations),
+        cost=total,
         inner=inner,
     )
 
@@ -264,13 +274,13 @@ def _plans_of_leaf(
             yield PartPlan(path, leaf, ((), ()), "identity", None, cost, 1, joined=False)
             return
         cost = Cost(2 * math.prod(labels.values()) * size, 0)
-        joined = _is_small(problem, labels, size)
+        joined = _is_small(problem, machine, labels, size)
         yield PartPlan(path, leaf, ((), ()), "transposed", None, cost, size, joined)
         return
     for own1, own2 in zip(groups1, groups2, strict=True):
         t, s = (sum(site.t for site in own) for own in (own1, own2))
         sizes = Sizes(labels, own1[0].r, t, s, own1[0].factors.a, own1[0].factors.b)
-        options = _costs(problem, sizes)
+        options = _costs(problem, machine, sizes)
         if own1[0].factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
             del options["jacobian"]
         if _is_output(own1, programs[0]) and _is_output(own2, programs[1]):
@@ -279,7 +289,10 @@ def _plans_of_leaf(
         way = min(options, key=lambda way: options[way].time(machine))
         row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
         width = sizes.of("rab" if way == "jacobian" else "rsb")
-        joined = way in ("jacobian", "half_gram") and _is_small(problem, labels, width)
+        if way == "full_gram":
+            joined = _is_stacked(problem, machine, sizes)
+        else:
+            joined = way != "identity" and _is_small(problem, machine, labels, width)
         yield PartPlan(path, leaf, (own1, own2), way, sizes, options[way], row, joined)
 
 
@@ -332,15 +345,42 @@ def _bundles(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[in
     return [[i] for i in formed if not parts[i].joined] + ([small] if small else [])
 
 
-def _is_small(problem: KernelProblem, labels: Mapping[str, int], width: int) -> bool:
-    """Whether copying a Jacobian of a width costs less than to add to the kernel once more."""
-    of_kernel = math.prod(labels[label] for label in problem.layout.out)
-    rows = math.prod(labels[label] for label in problem.layout.left)
-    return width <= max(4096, of_kernel // max(rows, 1))
+def _stacks(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[int]]:
+    """Parts of some leaves whose factors are kept, small ones of equal sizes together."""
+    stacks: dict[Any, list[int]] = {}
+    for i, part in enumerate(parts):
+        if part.leaf not in leaves or part.way in ("jacobian", "transposed"):
+            continue
+        key: Any = i
+        if part.way == "full_gram" and part.joined and part.sizes is not None:
+            one_hot = part.sites[0][0].factors.one_hot
+            key = (one_hot, part.sizes.t, part.sizes.s, part.sizes.a, part.sizes.b)
+        stacks.setdefault(key, []).append(i)
+    return list(stacks.values())
+
+
+def _is_stacked(problem: KernelProblem, machine: Machine, sizes: Sizes) -> bool:
+    """Whether copying a layer's factors costs less than to start the products of its full Gram."""
+    left, right = (sizes.of(side) for side in (problem.layout.left, problem.layout.right))
+    entrywise = left == right == sizes.t == sizes.s == 1  # no product of matrices at all
+    starts = 5  # of products and sums
+    return (machine.batches or entrywise) and left * sizes.of("rtb") <= starts * machine.launch
+
+
+def _is_small(
+    problem: KernelProblem, machine: Machine, labels: Mapping[str, int], width: int
+) -> bool:
+    """Whether copying a Jacobian of a width costs less than one more product for the kernel."""
+    of_kernel, rows = (_rows(labels, side) for side in (problem.layout.out, problem.layout.left))
+    return rows * width <= machine.launch + of_kernel
 
 
 def _blocks(
-    problem: KernelProblem, machine: Machine, labels: Mapping[str, int], parts: Sequence[PartPlan]
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    parts: Sequence[PartPlan],
+    operations: int,
 ) -> Blocks:
     sides = (problem.layout.left, problem.layout.right)
     rows = max(_rows(labels, side) for side in sides)
@@ -360,10 +400,27 @@ def _blocks(
     blocked = n_ != m_ and {n_, m_} <= set(problem.layout.out) and all(labels.values())
     if n > 1 and blocked and rows >= 4 * machine.tile:
         tile = max(1, machine.tile // outputs)
-    return Blocks(examples, outputs, tile)
+    pairs = sum(part.cost.operations for part in parts if part.way == "half_gram")
+    columns = 1
+    if blocked and tile is None and pairs > operations / 8:  # or it takes more than it saves
+        columns = _columns(labels[m_])
+    return Blocks(examples, outputs, tile, columns)
 
 
-def _costs(problem: KernelProblem, sizes: Sizes) -> dict[str, Cost]:
+def _columns(m: int) -> int:
+    """One by one as long as these are few: each column is compiled on its own."""
+    return m if m <= 8 else 2
+
+
+def mirror_of(layout: KernelLayout) -> list[int] | None:
+    """Axes of a block that make it the one across the diagonal; None if there is no such order."""
+    other = dict(zip(layout.left + layout.right, layout.right + layout.left, strict=True))
+    if any(other[other[label]] != label for label in other):
+        return None
+    return [layout.out.index(other[label]) for label in layout.out]
+
+
+def _costs(problem: KernelProblem, machine: Machine, sizes: Sizes) -> dict[str, Cost]:
     """Costs of each way to contract one leaf."""
     layout, of = problem.layout, sizes.of
     left, right, (n, m) = layout.left, layout.right, examples_of(problem)
@@ -375,8 +432,8 @@ def _costs(problem: KernelProblem, sizes: Sizes) -> dict[str, Cost]:
     kernel = 2 * of(layout.out)
     z, gram = of(left + m + "rsb"), of(kept + "rts")
     small = (
-        _is_small(problem, sizes.labels, sizes.of("rab")),
-        _is_small(problem, sizes.labels, sizes.of("rsb")),
+        _is_small(problem, machine, sizes.labels, sizes.of("rab")),
+        _is_small(problem, machine, sizes.labels, sizes.of("rsb")),
     )
     return {
         "jacobian": Cost(2 * (form + of(both + "rab")), 2 * formed + (0 if small[0] else kernel)),

@@ -39,7 +39,7 @@ class Rows(NamedTuple):
 
     Attributes:
       jacobians: for each bundle of the plan [*labels of the side, k], its Jacobians side by side.
-      factored: for each part of the plan that keeps its factors, in order.
+      factored: for each stack of the plan its factors, side by side along r.
       of_h: with an inner plan J_h [*labels of the side, h].
       inner: with an inner plan its rows.
     """
@@ -100,16 +100,19 @@ def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
             for bundle in plan.bundles
         ]
         kept = [
-            _joined([gs[i] for i in uses_of(parts[k])])
-            if parts[k].way != "identity"
+            _stacked([_joined([gs[i] for i in uses_of(parts[k])]) for k in stack])
+            if parts[stack[0]].way != "identity"
             else jnp.empty((len(one_hot), 0))
-            for k in plan.factored
+            for stack in plan.stacks
         ]
         return bundles, kept, _flat(others[h]) if plan.inner else None
 
     rows = _in_blocks(of_outputs, one_hot, plan.blocks.outputs)
     bundles, gs, of_h = jax.tree.map(lambda row: row.reshape(*shape, *row.shape[1:]), rows)
-    factored = [Factored(x_of(parts[k]), g) for k, g in zip(plan.factored, gs, strict=True)]
+    factored = [
+        Factored(_stacked([x_of(parts[k]) for k in stack]), g)
+        for stack, g in zip(plan.stacks, gs, strict=True)
+    ]
     inner = _rows_of_one(plan.inner, side, x) if plan.inner else None
     return Rows(bundles, factored, of_h, inner)
 
@@ -117,6 +120,11 @@ def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
 def _joined(uses: Sequence[jax.Array]) -> jax.Array:
     """Uses of one weight are positions that share it: their cross terms come of themselves."""
     return uses[0] if len(uses) == 1 else jnp.concatenate(uses, axis=-2)
+
+
+def _stacked(factors: Sequence[jax.Array]) -> jax.Array:
+    """Layers of equal sizes are one layer with more r, which is one product in place of many."""
+    return factors[0] if len(factors) == 1 else jnp.concatenate(_of_one_dtype(factors), axis=-3)
 
 
 def _form(g: jax.Array, x: jax.Array) -> jax.Array:
@@ -133,7 +141,7 @@ def _flat(rows: jax.Array) -> jax.Array:
     return rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
 
 
-def _of_one_dtype(arrays: list[jax.Array]) -> list[jax.Array]:
+def _of_one_dtype(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     dtype = jnp.result_type(*arrays)
     return [array.astype(dtype) for array in arrays]
 
