@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from ntk_train.models.parts import MLP, embed_patches, repeat
+from ntk_train.models.parts import MLP, embed_patches, normalize, repeat
 
 
 class MixerBlock(nn.Module):
@@ -39,10 +39,12 @@ class MixerBlock(nn.Module):
     def __call__(self, x: jax.Array) -> tuple[jax.Array, None]:
         """Returns tokens [N, T, A] and None, as a scan wants it."""
         options = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        h = nn.LayerNorm(name="norm_tokens", **options)(x).swapaxes(1, 2)  # [N, A, T]
+        h = normalize(x, "layer", train=self.train, name="norm_tokens", **options).swapaxes(
+            1, 2
+        )  # [N, A, T]
         h = MLP(self.tokens_dim, self.dropout_rate, name="tokens", **options)(h, self.train)
         x = x + h.swapaxes(1, 2)
-        h = nn.LayerNorm(name="norm_channels", **options)(x)
+        h = normalize(x, "layer", train=self.train, name="norm_channels", **options)
         mlp = MLP(self.channels_dim, self.dropout_rate, name="channels", **options)
         return x + mlp(h, self.train), None
 
@@ -101,7 +103,7 @@ class Mixer(nn.Module):
             dropout_rate=self.dropout_rate,
             **options,
         )
-        x = nn.LayerNorm(name="norm_head", **options)(x).mean(axis=1)  # [N, A]
+        x = normalize(x, "layer", train=train, name="norm_head", **options).mean(axis=1)  # [N, A]
         return nn.Dense(self.num_outputs, name="head", **options)(x)  # [N, O]
 
 

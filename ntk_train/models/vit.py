@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_train._registry import unknown
-from ntk_train.models.parts import MLP, embed_patches, repeat
+from ntk_train.models.parts import MLP, embed_patches, normalize, repeat
 from ntk_train.models.resnet import residual_stages
 
 
@@ -61,9 +61,9 @@ class EncoderBlock(nn.Module):
             deterministic=not self.train,
             name="attention",
             **options,
-        )(nn.LayerNorm(name="norm_attention", **options)(x))
+        )(normalize(x, "layer", train=self.train, name="norm_attention", **options))
         x = x + nn.Dropout(self.dropout_rate, deterministic=not self.train)(h)
-        h = nn.LayerNorm(name="norm_mlp", **options)(x)
+        h = normalize(x, "layer", train=self.train, name="norm_mlp", **options)
         mlp = MLP(self.mlp_dim, self.dropout_rate, name="mlp", **options)
         return x + mlp(h, self.train), None
 
@@ -141,7 +141,7 @@ class ViT(nn.Module):
             attention_dropout_rate=self.attention_dropout_rate,
             **options,
         )
-        x = nn.LayerNorm(name="norm_head", **options)(x)
+        x = normalize(x, "layer", train=train, name="norm_head", **options)
         x = x[:, 0] if self.pooling == "token" else x.mean(axis=1)  # [N, A]
         return nn.Dense(self.num_outputs, name="head", **options)(x)  # [N, O]
 
