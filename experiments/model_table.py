@@ -19,14 +19,14 @@ class Published(NamedTuple):
 
     Attributes:
       name: of the model.
-      count: trainable numbers.
+      parameters: how many trainable numbers.
       num_outputs: with which they are counted.
       pixels: of the image's sides; it has three channels.
       source: where the number stands.
     """
 
     name: str
-    count: int
+    parameters: int
     num_outputs: int
     pixels: int
     source: str
@@ -107,7 +107,7 @@ def page() -> str:
         row = published.get(name)
         cells = ["", "", "", "its sizes are attributes"]
         if row:
-            cells = [f"{row.count:,}", f"{row.num_outputs}", f"{row.pixels}", row.source]
+            cells = [f"{row.parameters:,}", f"{row.num_outputs}", f"{row.pixels}", row.source]
         lines.append(" | ".join(["| " + f"`{name}`", link, *cells]) + " |")
     return "\n".join(lines) + "\n"
 
