@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from ntk_train.models import FAMILIES, MODELS
-from tests.models.tiny import SCANNED, TINY, jit, stacked, tiny, variables_of
+from tests.models.tiny import SCANNED, TINY, heavy_but, jit, stacked, tiny, variables_of
 
-QUICK = ["fcn, ntk", "cnn20", "resnet", "mixer"]
 over_models = pytest.mark.parametrize("title", TINY)
 
 
@@ -86,7 +85,7 @@ def test_parameters_are_plain_arrays_of_param_dtype_and_logits_of_dtype(title):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
 
 
-@pytest.mark.parametrize("title", ["cnn, ntk", "wide bottleneck", "mixer"])
+@pytest.mark.parametrize("title", heavy_but(["mixer"], ["cnn, ntk", "wide bottleneck", "mixer"]))
 def test_half_precision_is_close_to_single(title):
     model = tiny(title)
     images, variables = variables_of(model)
@@ -105,9 +104,7 @@ def value_and_gradient(model, images, variables):
     return aux, gradient
 
 
-@pytest.mark.parametrize(
-    "title", [pytest.param(t, marks=[] if t in QUICK else pytest.mark.heavy) for t in TINY]
-)
+@pytest.mark.parametrize("title", heavy_but(["cnn20", "mixer"], TINY))
 def test_remat_changes_neither_names_nor_values(title):
     model, again = tiny(title), tiny(title, remat=True)
     images, variables = variables_of(model, "float64")
@@ -146,13 +143,15 @@ def test_scanned_layers_are_drawn_each_for_itself(title, key):
 
 @pytest.mark.parametrize(
     ("title", "rates"),
-    [
-        ("wrn", {"dropout_rate": 0.5}),
-        ("vit", {"dropout_rate": 0.5}),
-        ("vit", {"attention_dropout_rate": 0.5}),
-        ("vit", {"dropout_rate": 0.5, "scan_layers": True}),
-        ("mixer", {"dropout_rate": 0.5, "remat": True}),
-    ],
+    heavy_but(
+        ["vit"],
+        [
+            ("wrn", {"dropout_rate": 0.5}),
+            ("vit", {"attention_dropout_rate": 0.5}),
+            ("vit", {"dropout_rate": 0.5, "scan_layers": True}),
+            ("mixer", {"dropout_rate": 0.5, "remat": True}),
+        ],
+    ),
 )
 def test_dropout_is_on_in_train_mode_alone(title, rates):
     plain, model = tiny(title), tiny(title, **rates)

@@ -10,7 +10,7 @@ import pytest
 from ntk_train import explain, linen_fn, ntk
 from ntk_train.models import MODELS, create_model
 from tests import oracle
-from tests.models.tiny import TINY, jit, tiny, variables_of
+from tests.models.tiny import TINY, heavy_but, jit, tiny, variables_of
 
 # Of those that are not in the bank.
 KERNELS = {
@@ -22,7 +22,7 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize("title", KERNELS)
+@pytest.mark.parametrize("title", heavy_but(["hybrid", "vit"], KERNELS))
 def test_the_structured_kernel_is_that_of_the_oracle(title):
     model = tiny(title, **KERNELS[title])
     images, variables = variables_of(model, "float64")

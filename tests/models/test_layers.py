@@ -7,6 +7,7 @@ import pytest
 
 from ntk_train import linen_fn, ntk
 from ntk_train.models import create_model
+from tests.models.tiny import heavy_but, jit
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 2)))
 SIGMAS = {"sigma_w": 1.3, "sigma_b": 0.4}
@@ -15,6 +16,13 @@ MODELS = [
     ("cnn", {"features": (6, 4), "pooling": "avg", "activation": "tanh"}),
     ("cnn", {"features": (5,), "depth": 2, "kernel_size": 5, "pooling": "none"}),
     ("cnn", {"features": (4, 6), "pooling": "stride", "head": "flatten"}),
+]
+INITIAL = [
+    ("cnn20", {}, (16, 16, 3)),
+    ("resnet-18", {"features": 8}, (32, 32, 3)),
+    ("wrn-16-4", {"widen_factor": 1}, (16, 16, 3)),
+    ("vit-ti/16", {"patch_size": 4, "depth": 2}, (16, 16, 3)),
+    ("mixer-s/16", {"patch_size": 4, "depth": 2, "width": 64}, (16, 16, 3)),
 ]
 over_models = pytest.mark.parametrize(("name", "attributes"), MODELS)
 
@@ -36,8 +44,9 @@ def test_both_are_one_function_of_scaled_parameters(name, attributes, key):
     ours = theirs.clone(parameterization="ntk", **SIGMAS)
     params = ours.clone(param_dtype="float64").init(key, X)["params"]
     assert any(path[-1].key == "bias" for path, _ in jax.tree_util.tree_leaves_with_path(params))
-    want = theirs.apply({"params": scaled(params)}, X)
-    np.testing.assert_allclose(ours.apply({"params": params}, X), want, rtol=1e-12, atol=1e-14)
+    want = jit(theirs.apply)({"params": scaled(params)}, X)
+    got = jit(ours.apply)({"params": params}, X)
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", ["fcn", "cnn"])
@@ -95,21 +104,12 @@ def test_outputs_at_initialization_have_the_variance_of_the_recursion(name, para
 
 @pytest.mark.parametrize(
     ("name", "attributes", "shape"),
-    [
-        ("cnn20", {}, (16, 16, 3)),
-        ("resnet-18", {"features": 8}, (32, 32, 3)),
-        ("wrn-16-4", {"widen_factor": 1}, (16, 16, 3)),
-        ("vit-ti/16", {"patch_size": 4, "depth": 2}, (16, 16, 3)),
-        ("mixer-s/16", {"patch_size": 4, "depth": 2, "width": 64}, (16, 16, 3)),
-    ],
+    heavy_but(["cnn20", "vit-ti/16"], INITIAL),
 )
 def test_outputs_at_initialization_are_of_order_one(name, attributes, shape, key):
     model = create_model(name, num_outputs=64, **attributes)
     x = jax.random.normal(jax.random.key(1), (4, *shape), jnp.float32)
-    quick = {"xla_backend_optimization_level": 0}
-    initial = jax.jit(
-        lambda key: model.init_with_output(key, x, train=True), compiler_options=quick
-    )
+    initial = jit(lambda key: model.init_with_output(key, x, train=True))
     logits, variables = initial(key)
     assert 0.1 < logits.std() < 10
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))

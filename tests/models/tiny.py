@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ntk_train.models import create_model
 
@@ -40,6 +41,14 @@ TINY = {
 SCANNED = ["vit", "mixer"]
 
 IMAGES = np.random.default_rng(0).normal(size=(3, 8, 8, 2))
+
+
+def heavy_but(light, cases):
+    """Cases for `parametrize`, heavy all but those whose title is in light."""
+    title = lambda case: case[0] if isinstance(case, tuple) else case
+    mark = lambda case: [] if title(case) in light else [pytest.mark.heavy]
+    values = lambda case: case if isinstance(case, tuple) else (case,)
+    return [pytest.param(*values(case), marks=mark(case)) for case in cases]
 
 
 def tiny(title, **overrides):
