@@ -2,28 +2,67 @@
 
 Each is called as `model.apply(variables, x, train=False)` with images or features `x`, examples on
 axis 0, and returns logits [N, num_outputs]. With `train=False` the outputs of an example depend on
-that example alone. To add a family: write its file, and enter it in `MODELS`.
+that example alone. `train=True` takes the stream "dropout" where there is dropout, and updates the
+collection "batch_stats" where there is batch norm. Parameters are plain arrays; `logical_axes` and
+`partition_specs` say how to lay them out over devices.
+
+To add a family: write its file, with its variants, and enter it in `FAMILIES`.
 
 >>> import jax, jax.numpy as jnp, ntk_train.models
 >>> model = ntk_train.models.create_model("fcn", num_outputs=3, widths=(16,))
 >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 >>> model.apply(variables, jnp.zeros((5, 8, 8, 1)), train=False).shape
 (5, 3)
+>>> [name for name in ntk_train.models.MODELS if name.startswith("vit-s")]
+['vit-s/16', 'vit-s/32']
 """
 
 import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 
 from ntk_train._registry import lookup, unknown
+from ntk_train.models import cnn, fcn, mixer, resnet, vit, wide_resnet
 from ntk_train.models.cnn import CNN as CNN
 from ntk_train.models.fcn import FCN as FCN
+from ntk_train.models.mixer import Mixer as Mixer
+from ntk_train.models.resnet import ResNet as ResNet
+from ntk_train.models.sharding import logical_axes as logical_axes
+from ntk_train.models.sharding import partition_specs as partition_specs
+from ntk_train.models.vit import ViT as ViT
+from ntk_train.models.wide_resnet import WideResNet as WideResNet
 
-MODELS: Mapping[str, type[nn.Module]] = MappingProxyType({"cnn": CNN, "fcn": FCN})
-"""The families by name."""
+
+class Variant(NamedTuple):
+    """A family, and the attributes in which a model of that name differs from its defaults."""
+
+    family: type[nn.Module]
+    attributes: Mapping[str, Any]
+
+
+FAMILIES: Mapping[type[nn.Module], Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        FCN: fcn.VARIANTS,
+        CNN: cnn.VARIANTS,
+        ResNet: resnet.VARIANTS,
+        WideResNet: wide_resnet.VARIANTS,
+        ViT: vit.VARIANTS,
+        Mixer: mixer.VARIANTS,
+    }
+)
+"""The families with their variants."""
+
+MODELS: Mapping[str, Variant] = MappingProxyType(
+    {
+        name: Variant(family, attributes)
+        for family, variants in FAMILIES.items()
+        for name, attributes in variants.items()
+    }
+)
+"""The models by name."""
 
 
 def create_model(name: str, **overrides: Any) -> nn.Module:
@@ -31,26 +70,27 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
 
     Args:
       name: a key of `MODELS`.
-      **overrides: attributes that differ from the family's defaults, `num_outputs` for example.
+      **overrides: attributes that differ from the model's, `num_outputs` for example.
 
     Raises:
       ValueError: no such model, or it has no such attribute; the text lists what there is.
     """
-    family = lookup(MODELS, name, "model")
+    family, attributes = lookup(MODELS, name, "model")
     known = _attributes(family)
     for key in overrides:
         if key not in known:
             raise ValueError(unknown(f"attribute of model {name!r}:", key, known))
-    return family(**overrides)
+    return family(**{**attributes, **overrides})
 
 
 def model_defaults(name: str) -> dict[str, Any]:
-    """The attributes of a family with their defaults, for a config; without `num_outputs`.
+    """The attributes of a model with their defaults, for a config; without `num_outputs`.
 
     Raises:
       ValueError: no such model.
     """
-    defaults = _attributes(lookup(MODELS, name, "model"))
+    family, attributes = lookup(MODELS, name, "model")
+    defaults = {**_attributes(family), **attributes}
     del defaults["num_outputs"]  # the data set decides
     return defaults
 

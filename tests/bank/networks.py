@@ -28,87 +28,61 @@ def fcn(dtype, normal):
 
 
 @case()
+def fcn_in_ntk_parameterization(dtype, normal):
+    ntk = {"parameterization": "ntk", "sigma_w": 1.5, "sigma_b": 0.3, "remat": True}
+    model = models.create_model("fcn", num_outputs=2, widths=5, activation="tanh", **ntk)
+    return linen(model, (2, 3), dtype, normal, train=False)
+
+
+@case()
 def cnn(dtype, normal):
     model = models.create_model("cnn", num_outputs=2, features=(3, 4), pooling="avg")
+    return linen(model, IMAGE, dtype, normal, train=False)
+
+
+@case()
+def cnn_in_ntk_parameterization(dtype, normal):
+    ntk = {"parameterization": "ntk", "sigma_w": 1.5, "sigma_b": 0.3}
+    shape = {"features": (3, 2), "pooling": "max", "head": "flatten"}
+    model = models.create_model("cnn", num_outputs=2, **shape, **ntk)
     return linen(model, IMAGE, dtype, normal, train=False)
 
 
 # Residual networks.
 
 
-class ResidualBlock(nn.Module):
-    """Post-activation: two 3 x 3 convolutions, or a bottleneck of 1 x 1, 3 x 3 and 1 x 1."""
-
-    features: int
-    strides: tuple[int, int] = (1, 1)
-    bottleneck: bool = False
-
-    @nn.compact
-    def __call__(self, x, train):
-        norm = lambda x: nn.BatchNorm(use_running_average=not train)(x)
-        widths = [self.features, self.features]
-        kernels = [(3, 3), (3, 3)]
-        if self.bottleneck:
-            widths, kernels = [self.features // 2, *widths], [(1, 1), (3, 3), (1, 1)]
-        h = x
-        for i, (width, kernel) in enumerate(zip(widths, kernels)):
-            strides = self.strides if i == len(widths) - 2 else (1, 1)
-            h = norm(nn.Conv(width, kernel, strides, use_bias=False)(h))
-            h = nn.relu(h) if i < len(widths) - 1 else h
-        if h.shape != x.shape:
-            x = norm(nn.Conv(self.features, (1, 1), self.strides, use_bias=False)(x))
-        return nn.relu(x + h)
-
-
-class ResNet(nn.Module):
-    bottleneck: bool
-
-    @nn.compact
-    def __call__(self, x, train):
-        x = nn.Conv(4, (3, 3), use_bias=False)(x)
-        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
-        x = nn.max_pool(x, (3, 3), (1, 1), "SAME")
-        x = ResidualBlock(4, (2, 2), self.bottleneck)(x, train)
-        return nn.Dense(2)(x.mean(axis=(1, 2)))
+def resnet(name, stages):
+    return models.create_model(name, num_outputs=2, stages=stages, features=2, stem="cifar")
 
 
 @case()
 def resnet_in_eval_mode(dtype, normal):
-    return linen(ResNet(False), IMAGE, dtype, normal, train=False)
+    return linen(resnet("resnet-18", (1, 1)), IMAGE, dtype, normal, train=False)
 
 
 @case()
 def bottleneck_resnet_in_eval_mode(dtype, normal):
-    return linen(ResNet(True), IMAGE, dtype, normal, train=False)
+    return linen(resnet("resnet-50", (1,)), IMAGE, dtype, normal, train=False)
 
 
 @case(batched=False)
 def resnet_in_train_mode(dtype, normal):
-    return linen(ResNet(False), IMAGE, dtype, normal, train=True, mutable=["batch_stats"])
+    return linen(
+        resnet("resnet-18", (1, 1)), IMAGE, dtype, normal, train=True, mutable=["batch_stats"]
+    )
 
 
 @case(batched=False)
 def bottleneck_resnet_in_train_mode(dtype, normal):
-    return linen(ResNet(True), IMAGE, dtype, normal, train=True, mutable=["batch_stats"])
-
-
-class WideResNet(nn.Module):
-    """Pre-activation, after S. Zagoruyko, N. Komodakis, *Wide Residual Networks*, BMVC 2016."""
-
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(2, (3, 3))(x)
-        norm = lambda x: nn.relu(nn.BatchNorm(use_running_average=True)(x))
-        h = norm(x)
-        shortcut = nn.Conv(6, (1, 1), use_bias=False)(h)
-        h = norm(nn.Conv(6, (3, 3), use_bias=False)(h))
-        x = shortcut + nn.Conv(6, (3, 3), use_bias=False)(h)
-        return nn.Dense(2)(norm(x).mean(axis=(1, 2)))
+    model = resnet("resnet-50", (1,))
+    return linen(model, IMAGE, dtype, normal, train=True, mutable=["batch_stats"])
 
 
 @case()
-def wide_resnet_block(dtype, normal):
-    return linen(WideResNet(), IMAGE, dtype, normal)
+def wide_resnet(dtype, normal):
+    small = {"depth": 10, "widen_factor": 1, "features": 2}
+    model = models.create_model("wrn-28-10", num_outputs=2, **small)
+    return linen(model, IMAGE, dtype, normal, train=False)
 
 
 class WeightStandardizedConv(nn.Module):
@@ -179,20 +153,11 @@ class Transformer(nn.Module):
         return x + nn.Dense(x.shape[-1])(nn.gelu(h))
 
 
-class VisionTransformer(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        x = nn.Conv(4, (2, 2), (2, 2), "VALID")(x)
-        x = x.reshape(len(x), -1, 4)
-        token = self.param("class_token", nn.initializers.normal(), (1, 1, 4))
-        x = jnp.concatenate([jnp.tile(token, (len(x), 1, 1)), x], axis=1)
-        x += self.param("positions", nn.initializers.normal(), (1, *x.shape[1:]))
-        return nn.Dense(2)(nn.LayerNorm()(Transformer()(x))[:, 0])
-
-
 @case()
 def vision_transformer(dtype, normal):
-    return linen(VisionTransformer(), IMAGE, dtype, normal)
+    small = {"patch_size": 2, "width": 4, "depth": 1, "num_heads": 2, "mlp_ratio": 2}
+    model = models.create_model("vit-s/16", num_outputs=2, **small)
+    return linen(model, IMAGE, dtype, normal, train=False)
 
 
 class Decoder(nn.Module):
@@ -212,18 +177,11 @@ def causal_transformer_with_tied_head(dtype, normal):
     return linen(Decoder(), tokens(3), dtype, normal)
 
 
-class Mixer(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        mlp = lambda h: nn.Dense(h.shape[-1])(nn.gelu(nn.Dense(5)(h)))
-        x += mlp(nn.LayerNorm()(x).swapaxes(1, 2)).swapaxes(1, 2)
-        x += mlp(nn.LayerNorm()(x))
-        return nn.Dense(2)(x.mean(axis=1))
-
-
 @case()
 def mlp_mixer(dtype, normal):
-    return linen(Mixer(), SEQUENCE, dtype, normal)
+    small = {"patch_size": 2, "width": 4, "depth": 1, "tokens_dim": 3, "channels_dim": 5}
+    model = models.create_model("mixer-b/16", num_outputs=2, **small)
+    return linen(model, IMAGE, dtype, normal, train=False)
 
 
 # Recurrence.

@@ -61,7 +61,9 @@ def test_defaults_make_the_default_model(name):
 @pytest.mark.parametrize(
     ("name", "attributes", "text"),
     [
-        ("resnet", {}, "Unknown model 'resnet'; expected one of 'cnn', 'fcn'"),
+        ("vgg", {}, "Unknown model 'vgg'; expected one of 'cnn', 'cnn20', 'conv-4', 'fcn', "),
+        ("resnet50", {}, "Did you mean 'resnet-50'?"),
+        ("resnet-50", {"feature": 4}, "attribute of model 'resnet-50': 'feature'; expected"),
         ("fnc", {}, "Did you mean 'fcn'?"),
         ("cnn", {"feature": (4,)}, "Did you mean 'features'?"),
     ],
@@ -77,7 +79,7 @@ def test_unknown_names_list_what_there_is(name, attributes, text):
         ("cnn", {"norm": "bacth"}, (1, 8, 8, 1), "Did you mean 'batch'"),
         ("cnn", {"pooling": "mean"}, (1, 8, 8, 1), "Unknown pooling 'mean'"),
         ("fcn", {"activation": "rleu"}, (1, 8), "Did you mean 'relu'"),
-        ("cnn", {}, (1, 64), "takes images"),
+        ("cnn", {}, (1, 64), "expected images"),
         ("cnn", {"features": (2, 2, 2, 2)}, (1, 8, 8, 1), "at least 16 x 16"),
     ],
 )

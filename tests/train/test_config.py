@@ -68,7 +68,7 @@ def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
         ("dataset.name", "digit", "config.dataset: Unknown dataset 'digit'"),
         ("dataset.kwargs.classes", (3, 12), "config.dataset: classes="),
         ("model.name", "fnc", "config.model: Unknown model"),
-        ("model.name", "fcn", "config.model: Unknown attribute of model 'fcn': 'features'"),
+        ("model.name", "fcn", "config.model: Unknown attribute of model 'fcn': 'conv_bias'"),
         ("optimizer.name", "adam", "config.optimizer: Unknown optimizer 'adam'"),
         ("optimizer.schedule", "cosin", "Did you mean 'cosine'"),
         ("optimizer.warmup_steps", 1000, "fewer than num_train_steps=1000"),
