@@ -1,0 +1,41 @@
+"""Pixels from 0 to 255 to the inputs of a network: (pixel / 255 - mean) / std, per channel."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, of pixels scaled to 0 to 1.
+
+    Attributes:
+      mean: one number per channel.
+      std: one number per channel.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Any) -> Any:
+        """Normalises on the host or on the device.
+
+        Args:
+          images: [..., channels] uint8, of NumPy or JAX.
+
+        Returns:
+          [..., channels] float32, of the same library.
+        """
+        # One product and one difference; in float64 first, so that both libraries use the
+        # same constants.
+        scale = np.asarray(1 / (255 * np.asarray(self.std)), np.float32)  # [channels]
+        shift = np.asarray(np.asarray(self.mean) / np.asarray(self.std), np.float32)
+        return images.astype(np.float32) * scale - shift
+
+
+CIFAR = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+"""Of CIFAR-10's training images."""
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of ImageNet's training images, as everyone uses them; for MiniImageNet too."""
