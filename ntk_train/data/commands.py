@@ -185,18 +185,19 @@ def _run_builder(recipe: Recipe, data_dir: pathlib.Path, manual_dir: pathlib.Pat
         raise _CommandError(msg) from error
 
 
-def make_builder(recipe: Recipe, data_dir: pathlib.Path, config: Any = None) -> Any:
+def make_builder(recipe: Recipe, data_dir: pathlib.Path, **kwargs: Any) -> Any:
     """The builder of a data set, of TFDS or ours.
 
     Args:
       recipe: of the data set.
       data_dir: where it will be.
-      config: in the place of the recipe's, an object of the builder's own kind.
+      **kwargs: more arguments of the builder.
     """
     import tensorflow_datasets as tfds
 
-    config = config or recipe.config or None
-    kwargs = {"data_dir": str(data_dir), "config": config, "file_format": "array_record"}
+    kwargs |= {"data_dir": str(data_dir), "file_format": "array_record"}
+    if recipe.config:
+        kwargs["config"] = recipe.config
     if recipe.tfds_name == "mini_imagenet":
         from ntk_train.data.mini_imagenet import mini_imagenet_dataset_builder
 

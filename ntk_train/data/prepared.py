@@ -8,12 +8,15 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from ntk_train._registry import lookup
 from ntk_train.data.mini_imagenet.split_files import PARTS, URL
 from ntk_train.errors import NTKError
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 class NotPreparedError(NTKError, FileNotFoundError):
@@ -146,14 +149,17 @@ def find(name: str, data_dir: str | os.PathLike[str] | None = None) -> pathlib.P
       NotPreparedError: it is not there, or not in ArrayRecord files.
     """
     recipe, root = recipe_of(name), default_data_dir(data_dir)
-    found = [path.parent for path in (root / recipe.path).glob("*.*.*/dataset_info.json")]
+    infos = (root / recipe.path).glob("*/dataset_info.json")
+    # TFDS calls what was interrupted "incomplete.ABCDEF_1.0.0".
+    found = [info.parent for info in infos if _VERSION.fullmatch(info.parent.name)]
     if not found:
         msg = f"The dataset {name!r} is not in {root / recipe.path}.\n{instructions(recipe, root)}"
         raise NotPreparedError(msg)
     readable = [path for path in found if _file_format(path) == "array_record"]
     if not readable:
+        newest = max(found, key=_version)
         msg = (
-            f"{max(found)} has files of the format {_file_format(max(found))!r}, which cannot be "
+            f"{newest} has files of the format {_file_format(newest)!r}, which cannot be "
             "read at random; expected 'array_record'. Move the folder away and prepare it again.\n"
             f"{instructions(recipe, root)}"
         )
@@ -185,4 +191,4 @@ def _file_format(folder: pathlib.Path) -> str:
 
 
 def _version(folder: pathlib.Path) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in folder.name.split("."))
+    return tuple(int(part) for part in folder.name.split("."))

@@ -196,6 +196,7 @@ def _read_labels(records: Sequence[Any], folder: pathlib.Path, split: str) -> np
         chunk = range(first, min(first + _CHUNK, len(records)))
         try:
             read = records.__getitems__(list(chunk))  # type: ignore[attr-defined]
+            labels[chunk.start : chunk.stop] = [int(record["label"]) for record in read]
         # As above. Labels have no replacement: the file itself is damaged.
         except Exception as error:
             msg = (
@@ -203,7 +204,6 @@ def _read_labels(records: Sequence[Any], folder: pathlib.Path, split: str) -> np
                 f"{type(error).__name__}: {error}. The files are damaged; prepare them again."
             )
             raise BadRecordError(msg) from error
-        labels[chunk.start : chunk.stop] = [int(record["label"]) for record in read]
     return labels
 
 

@@ -21,21 +21,24 @@ ARCHIVE = "ILSVRC2012_img_train.tar"
 SIZE = 84
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(kw_only=True, eq=False)  # not frozen, as TFDS's is not
 class Config(tfds.core.BuilderConfig):
     """How the images are split.
 
     Attributes:
       by_class: the split of Ravi and Larochelle; else, a part of each class is held out.
-      expected: what the files have to be; the published ones, except in tests.
     """
 
     by_class: bool
-    expected: Expected
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Prepares MiniImageNet."""
+    """Prepares MiniImageNet.
+
+    Args:
+      expected: what the files have to be; the published ones by default, others are for tests.
+      **kwargs: of `tfds.core.GeneratorBasedBuilder`.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012, as TFDS declares it
@@ -48,18 +51,20 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             name="holdout",
             description="All 100 classes in both parts: 500 images of each to train, 100 to test.",
             by_class=False,
-            expected=split_files.official(),
         ),
         Config(
             name="official",
             description="64, 16 and 20 classes that are disjoint, 600 images of each.",
             by_class=True,
-            expected=split_files.official(),
         ),
     ]
 
+    def __init__(self, *, expected: Expected | None = None, **kwargs: Any) -> None:
+        self._expected = expected or split_files.official()  # first, for the base asks for _info
+        super().__init__(**kwargs)
+
     def _info(self) -> tfds.core.DatasetInfo:
-        synsets = self.builder_config.expected.synsets
+        synsets = self._expected.synsets
         names = [synset for part in split_files.PARTS for synset in synsets[part]]
         return tfds.core.DatasetInfo(
             builder=self,
@@ -76,7 +81,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        expected = self.builder_config.expected
         manual_dir = pathlib.Path(dl_manager.manual_dir)
         archive = manual_dir / ARCHIVE
         if not archive.exists():
@@ -87,11 +91,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             path = manual_dir / file
             if not path.exists():
                 path = pathlib.Path(dl_manager.download(f"{split_files.URL}/{file}"))
-            members += split_files.read_part(path, part, expected)
+            members += split_files.read_part(path, part, self._expected)
         if self.builder_config.by_class:
             splits = {part: [m for m in members if m.part == part] for part in split_files.PARTS}
         else:
-            test = split_files.held_out(members, expected)
+            test = split_files.held_out(members, self._expected)
             splits = {
                 "train": [m for m in members if m.filename not in test],
                 "test": [m for m in members if m.filename in test],

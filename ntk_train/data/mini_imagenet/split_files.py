@@ -18,9 +18,7 @@ from types import MappingProxyType
 
 from ntk_train.errors import NTKError
 
-URL = (
-    "https://raw.githubusercontent.com/twitter-research/meta-learning-lstm/master/data/miniImagenet"
-)
+URL = "https://raw.githubusercontent.com/twitter/meta-learning-lstm/master/data/miniImagenet"
 PARTS: Mapping[str, str] = MappingProxyType(
     {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
 )
