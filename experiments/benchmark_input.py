@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark_input
 
-Made-up JPEGs of ImageNet's mean size (500 x 375, about 110 kB) are prepared by TFDS, as ArrayRecord
+Made-up JPEGs of ImageNet's mean size (500 x 375, about 75 kB) are prepared by TFDS, as ArrayRecord
 for `ntk_train.data` and as TFRecord for tf.data. Each pipeline reads records, decodes, takes random
 resized crops of 224 x 224, flips, normalises to float32 and batches, with 2 threads; in turns, so
 that what else the machine does meets all of them. tf.data comes in two forms: the whole image is
@@ -32,7 +32,7 @@ from ntk_train.data.pipeline import train_batches
 from ntk_train.data.records import TfdsSource
 
 PHOTOS, SIZE, BATCH, THREADS = 256, 224, 64, 2
-ROUNDS, WARM_UP, TIMED = 6, 3, 12  # rounds; batches
+ROUNDS, WARM_UP, TIMED = 5, 4, 16  # rounds; batches
 
 
 def photo(seed: int) -> bytes:

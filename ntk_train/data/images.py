@@ -98,10 +98,12 @@ class ResizedCrop:
     def augment(self, encoded: bytes, rng: np.random.Generator) -> np.ndarray:
         """A random resized crop, flipped in half of the cases."""
         image = _open(encoded)
-        crop = self._resized(image, random_box(image.width, image.height, rng))
-        return crop[:, ::-1] if rng.integers(2) else crop
+        box = random_box(image.width, image.height, rng)
+        return self._resized(image, box, flip=bool(rng.integers(2)))
 
-    def _resized(self, image: Any, box: tuple[float, float, float, float]) -> np.ndarray:
+    def _resized(
+        self, image: Any, box: tuple[float, float, float, float], *, flip: bool = False
+    ) -> np.ndarray:
         """The part (left, top, width, height) of the image, resized; all in one pass."""
         from PIL import Image
 
@@ -116,7 +118,10 @@ class ResizedCrop:
         x, y = image.width / full_width, image.height / full_height
         corners = (left * x, top * y, (left + width) * x, (top + height) * y)
         inside = (*corners[:2], min(corners[2], image.width), min(corners[3], image.height))
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, inside))
+        image = image.resize((self.size, self.size), Image.Resampling.BILINEAR, inside)
+        if flip:  # here, for NumPy takes ten times as long
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(image)
 
 
 def random_box(
