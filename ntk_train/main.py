@@ -2,9 +2,11 @@
 
     python -m ntk_train.main --config=configs/quickstart.py --workdir=runs/quickstart
     ntk-train --config=configs/quickstart.py --workdir=runs/quickstart
+    ntk-train data prepare cifar10
 
-The two are the same. `--config.<field>=<value>` sets a field of the config. Started again with the
-same `--workdir`, a run goes on from its last checkpoint.
+The first two are the same, the third is `ntk_train.data.commands`. `--config.<field>=<value>` sets
+a field of the config. Started again with the same `--workdir`, a run goes on from its last
+checkpoint.
 """
 
 import ast
@@ -24,6 +26,10 @@ def cli() -> None:
         sys.exit(
             f"ntk-train: the trainer needs {', '.join(missing)}: pip install 'ntk_train[train]'"
         )
+    if sys.argv[1:2] == ["data"]:
+        from ntk_train.data import commands
+
+        sys.exit(commands.main(sys.argv[2:]))
     # As `python -m` does: a config file imports its neighbours, `from configs import default`.
     sys.path.insert(0, os.getcwd())
 

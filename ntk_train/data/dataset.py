@@ -1,12 +1,14 @@
 """The one form in which the trainer takes a data set: random access to labelled images."""
 
 import dataclasses
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+from ntk_train.data.normalization import Normalization
+
 Example: TypeAlias = dict[str, np.ndarray]
-"""{"image": [height, width, channels] float32, "label": [] int32}."""
+"""{"image": [height, width, channels] float32 or uint8, "label": [] int32}."""
 
 
 class Source(Protocol):
@@ -21,6 +23,14 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> Example:
         """The example of that index, 0 to N - 1, never augmented."""
+
+
+@runtime_checkable
+class AugmentedSource(Protocol):
+    """What a `Source` may have too: examples changed at random, for training."""
+
+    def augmented(self, index: int, rng: np.random.Generator) -> Example:
+        """The example of that index; all that is random in it is drawn from `rng`."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +72,8 @@ class Dataset:
       image_shape: (height, width, channels).
       train: the examples to train on.
       test: the examples that training never sees.
+      normalization: of images that the sources give in uint8, to be done on the device; None if
+        they give them in float32.
     """
 
     name: str
@@ -69,8 +81,24 @@ class Dataset:
     image_shape: tuple[int, int, int]
     train: Source
     test: Source
+    normalization: Normalization | None = None
 
     @property
     def num_classes(self) -> int:
         """C; labels are 0 to C - 1."""
         return len(self.class_names)
+
+    def inputs(self, images: Any) -> Any:
+        """What a network takes, float32, of images as the sources give them, of NumPy or JAX."""
+        return images if self.normalization is None else self.normalization(images)
+
+
+def check_image_dtype(image_dtype: str) -> None:
+    """Refuses another dtype than "float32" and "uint8".
+
+    Raises:
+      ValueError: it is another one.
+    """
+    if image_dtype not in ("float32", "uint8"):
+        msg = f"image_dtype={image_dtype!r}; expected 'float32' or 'uint8'."
+        raise ValueError(msg)

@@ -19,6 +19,7 @@ import numpy as np
 from clu import metric_writers, periodic_actions
 from ml_collections import ConfigDict
 
+from ntk_train.data import check_probes, save_probes
 from ntk_train.data.pipeline import eval_batches, train_batches
 from ntk_train.errors import NTKError
 from ntk_train.monitor import Measurement, NTKHook
@@ -27,7 +28,7 @@ from ntk_train.train.checkpoint import Checkpoints
 from ntk_train.train.progress import Progress
 from ntk_train.train.setup import Setup, make_hook, make_setup
 from ntk_train.train.state import TrainState
-from ntk_train.train.step import Metrics, evaluate, make_eval_step, make_train_step
+from ntk_train.train.step import Batch, Metrics, evaluate, make_eval_step, make_train_step
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
             if int(state.step) > 0:
                 _warn_of_changes(config, workdir / "config.json")
             configs.save_config(config, workdir / "config.json")
+            _keep_probes(setup, workdir / "probe.json", resumed=int(state.step) > 0)
         writer = metric_writers.create_default_writer(str(workdir), just_logging=not lead)
         stack.callback(writer.close)
         hook = make_hook(config, setup, writer)
@@ -82,6 +84,17 @@ def _warn_of_changes(config: ConfigDict, path: pathlib.Path) -> None:
         _log.warning(
             "The run in %s goes on with another config than it had: %s.", path.parent, changes
         )
+
+
+def _keep_probes(setup: Setup, path: pathlib.Path, *, resumed: bool) -> None:
+    """Writes which images the probes are; says if a run goes on with others than it had."""
+    if resumed and path.exists() and setup.probes:
+        try:
+            check_probes(setup.probes, path)
+        except ValueError as error:  # a diagnostic ends nobody's training
+            _log.warning("%s", error)
+    if setup.probes:
+        save_probes(setup.probes, path)
 
 
 def _hparams(config: ConfigDict, setup: Setup, hook: NTKHook | None) -> dict[str, Any]:
@@ -125,6 +138,7 @@ class _Run:
         self._report = periodic_actions.ReportProgress(
             num_train_steps=self._last, writer=writer, every_secs=config.report_every_secs
         )
+        self._inputs = jax.jit(setup.dataset.inputs)  # on the device, where images are uint8
         self._pending: list[Metrics] = []  # of the steps since the last log, on the device
         self._loss: float | None = None  # of the last log
 
@@ -146,7 +160,7 @@ class _Run:
             start_step=start,
         )
         for step in range(start + 1, self._last + 1):
-            self._state, metrics = train_step(self._state, next(batches))
+            self._state, metrics = train_step(self._state, self._on_device(next(batches)))
             self._pending.append(metrics)
             self._after(step)
         return self._state
@@ -209,10 +223,15 @@ class _Run:
     def _evaluate(self, step: int) -> dict[str, float]:
         batches = eval_batches(self._setup.dataset.test, batch_size=self._config.eval_batch_size)
         with self._report.timed("eval", wait_jax_async_dispatch=False):
-            evaluation = evaluate(self._eval_step, self._state, batches)
+            evaluation = evaluate(self._eval_step, self._state, map(self._on_device, batches))
         scalars = {f"eval_{name}": value for name, value in evaluation.items()}
         self._writer.write_scalars(step, scalars)
         return evaluation
+
+    def _on_device(self, batch: Batch) -> Batch:
+        if self._setup.dataset.normalization is None:
+            return batch
+        return {**batch, "image": self._inputs(batch["image"])}
 
     def _run_hook(self, step: int) -> Measurement | None:
         if self._hook is None:

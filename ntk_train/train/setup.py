@@ -9,7 +9,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from ntk_train.data import Dataset, Probe, load_dataset, make_probe
+from ntk_train.data import Dataset, Probe, largest_probe, load_dataset, make_probe
 from ntk_train.models import create_model
 from ntk_train.monitor import NTKHook, linen_fn
 from ntk_train.train.config import blame
@@ -27,6 +27,7 @@ class Setup:
       schedule: the learning rate over the updates.
       optimizer: with that learning rate.
       probe: the inputs of the kernel, None if `config.ntk.enabled` is False.
+      test_probe: as many test images, or as many as keep it balanced; None where `probe` is.
     """
 
     dataset: Dataset
@@ -34,6 +35,13 @@ class Setup:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     probe: Probe | None
+    test_probe: Probe | None = None
+
+    @property
+    def probes(self) -> dict[str, Probe]:
+        """The probes that there are, by the part of the data set that they come from."""
+        probes = {"train": self.probe, "test": self.test_probe}
+        return {name: probe for name, probe in probes.items() if probe is not None}
 
     def initial_state(self, seed: int) -> TrainState:
         """The state before the first step."""
@@ -59,13 +67,14 @@ def make_setup(config: ConfigDict) -> Setup:
     with blame("model"):  # an activation, say, is looked up when the model is first called
         create = functools.partial(create_state, model, optimizer, dataset.image_shape)
         jax.eval_shape(create, config.seed)
-    probe = None
+    probe, test_probe = None, None
     if config.ntk.enabled:
+        size, seed = config.ntk.probe_size, config.ntk.probe_seed
         with blame("ntk.probe_size"):
-            probe = make_probe(
-                dataset.train, size=config.ntk.probe_size, seed=config.ntk.probe_seed
-            )
-    return Setup(dataset, model, schedule, optimizer, probe)
+            probe = make_probe(dataset.train, size=size, seed=seed)
+        size = min(size, largest_probe(dataset.test))
+        test_probe = make_probe(dataset.test, size=size, seed=seed)
+    return Setup(dataset, model, schedule, optimizer, probe, test_probe)
 
 
 def make_hook(config: ConfigDict, setup: Setup, writer: Any) -> NTKHook | None:
@@ -79,7 +88,7 @@ def make_hook(config: ConfigDict, setup: Setup, writer: Any) -> NTKHook | None:
     with blame("ntk"):
         return NTKHook(
             linen_fn(setup.model, train=False),
-            setup.probe.images,
+            setup.dataset.inputs(setup.probe.images),
             writer=writer,
             every_steps=config.ntk.every_steps,
             last_step=config.num_train_steps,

@@ -47,9 +47,75 @@ def test_evaluation_counts_each_example_once(batch_size):
     assert set(weight) <= {0.0, 1.0}
 
 
+class Jittered:
+    """A source whose augmented examples show what they were drawn from."""
+
+    labels = np.arange(10)
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return {"image": np.float64(index), "label": self.labels[index]}
+
+    def augmented(self, index, rng):
+        return {"image": index + rng.uniform(), "label": self.labels[index]}
+
+
+def images(source, count, **arguments):
+    return np.stack([batch["image"] for batch in islice(train_batches(source, **arguments), count)])
+
+
+def test_random_changes_are_the_same_after_a_resume_and_new_in_each_epoch():
+    whole = images(Jittered(), 8, batch_size=4, seed=3)
+    for threads in (0, 3):
+        resumed = images(Jittered(), 5, batch_size=4, seed=3, start_step=3, num_threads=threads)
+        np.testing.assert_array_equal(resumed, whole[3:])
+    assert len(set(whole.ravel().tolist())) == 32
+    assert set(np.floor(whole.ravel()[:10])) == set(range(10))
+    plain = images(Jittered(), 8, batch_size=4, seed=3, augment=False)
+    np.testing.assert_array_equal(plain, np.floor(whole))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_slices_of_processes_together_are_the_global_batch(count):
+    arguments = {"batch_size": 8, "seed": 5, "start_step": 2}
+    whole = images(Jittered(), 4, **arguments)
+    parts = [
+        images(Jittered(), 4, process_index=p, process_count=count, **arguments)
+        for p in range(count)
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_processes_together_evaluate_each_example_once(count):
+    label, weight = [], []
+    for p in range(count):
+        batches = list(eval_batches(SOURCE, batch_size=4, process_index=p, process_count=count))
+        assert len(batches) == 3  # on every process, for collectives run on all
+        label += [batch["label"] for batch in batches]
+        weight += [batch["weight"] for batch in batches]
+    label, weight = np.concatenate(label), np.concatenate(weight)
+    assert sorted(label[weight == 1].tolist()) == list(range(10))
+
+
+def test_evaluation_is_never_augmented():
+    for threads in (0, 2):
+        (batch,) = eval_batches(Jittered(), batch_size=10, num_threads=threads)
+        np.testing.assert_array_equal(batch["image"], np.arange(10))
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [({"batch_size": 0}, "batch_size=0"), ({"batch_size": 4, "start_step": -1}, "start_step=-1")],
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": 4, "start_step": -1}, "start_step=-1"),
+        ({"batch_size": 4, "process_count": 3}, "batch_size=4 .*process_count=3.*a multiple"),
+        ({"batch_size": 4, "process_count": 0}, "process_count=0"),
+        ({"batch_size": 4, "process_count": 2, "process_index": 2}, "=2; expected 0 to 1"),
+        ({"batch_size": 4, "num_threads": -1}, "num_threads=-1"),
+    ],
 )
 def test_bad_arguments_are_named(arguments, text):
     with pytest.raises(ValueError, match=text):

@@ -145,3 +145,39 @@ def test_without_the_kernel(tmp_path):
     found = scalars(tmp_path)
     assert not [tag for tag in found if tag.startswith("ntk/")]
     assert set(found["eval_accuracy"]) == {0, 3}
+
+
+def synthetic_config(**kwargs):
+    config = config_of(**{"num_train_steps": 2, "optimizer.warmup_steps": 0})
+    with config.unlocked():
+        config.dataset.name = "synthetic"
+        sizes = {"train_size": 24, "test_size": 8}
+        config.dataset.kwargs = {"image_shape": (8, 8, 1), "num_classes": 2, **sizes, **kwargs}
+    return config
+
+
+def test_images_in_uint8_are_normalised_before_the_network_sees_them(tmp_path):
+    states, found = {}, {}
+    for dtype in ("float32", "uint8"):
+        config = synthetic_config(image_dtype=dtype)
+        states[dtype] = train_and_evaluate(config, tmp_path / dtype)
+        found[dtype] = scalars(tmp_path / dtype)
+    close = lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, states["float32"].params, states["uint8"].params)
+    for tag in ("train_loss", "eval_loss", "ntk/lambda_max"):
+        for step, value in found["float32"][tag].items():
+            assert found["uint8"][tag][step] == pytest.approx(value, rel=1e-4)
+
+
+def test_the_probes_are_kept_and_a_changed_one_is_told(finished, tmp_path, caplog):
+    saved = json.loads((finished[1] / "probe.json").read_text())
+    assert set(saved) == {"train", "test"}
+    assert len(saved["train"]["indices"]) == 6
+    train_and_evaluate(synthetic_config(), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        train_and_evaluate(synthetic_config(), tmp_path)
+        assert "probe" not in caplog.text
+        changed = synthetic_config()
+        changed.ntk.probe_seed = 5
+        train_and_evaluate(changed, tmp_path)
+    assert "probe is not that of" in caplog.text
