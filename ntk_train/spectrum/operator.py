@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
-from ntk_train.kernel.problem import make_problem, split_params
+from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.tangent_kernel import precision_of_products
 
 
@@ -77,18 +77,6 @@ class KernelOperator:
           KernelInputError: v has another shape, or an argument of the operator does not fit.
         """
         return self._push(self._pull(v), self._problem().x1)
-
-    def pullback(self, v: Array) -> PyTree:
-        """J^T v, a tangent of params: in their structure, zero where nothing is differentiated."""
-        tangents = iter(self._pull(v))
-        _, paths, _ = split_params(self.params, self.param_filter)
-        flat, treedef = jax.tree_util.tree_flatten_with_path(self.params)
-        names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-        leaves = [
-            next(tangents) if name in paths else jnp.zeros_like(leaf)
-            for name, (_, leaf) in zip(names, flat, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, leaves)
 
     def cross(self, v: Array, x: PyTree) -> Array:
         """Theta(x, x_operator) v: what a vector of the operator's examples is at other examples.
@@ -161,7 +149,9 @@ class KernelOperator:
 
             # The last chunk is filled up with examples whose part of v is zero.
             zeros = jax.tree.map(jnp.zeros_like, problem.theta)
-            return jax.lax.scan(add, zeros, (self._chunks(problem.x1), self._chunks(v, 0)))[0]
+            return jax.lax.scan(
+                add, zeros, (self._chunks(problem.x1), self._chunks(v, zeros=True))
+            )[0]
 
     def _push(self, tangent: list[jax.Array], x: PyTree) -> jax.Array:
         """J u on the inputs x of a problem."""
@@ -181,15 +171,18 @@ class KernelOperator:
     def _in_chunks(self, n: int) -> bool:
         return self.batched and self.chunk is not None and self.chunk < n
 
-    def _chunks(self, tree: PyTree, fill: int | None = None) -> PyTree:
-        """Leaves as [number of chunks, chunk, ...], filled up with `fill` or copies of the last."""
+    def _chunks(self, tree: PyTree, *, zeros: bool = False) -> PyTree:
+        """Leaves as [number of chunks, chunk, ...], filled up with zeros or with the last one."""
         size = self.chunk
         assert size is not None
 
         def split(leaf: jax.Array) -> jax.Array:
-            missing = -leaf.shape[0] % size
-            last = leaf[-1:] if fill is None else jnp.full_like(leaf[-1:], fill)
-            whole = jnp.concatenate([leaf, *[last] * missing]) if missing else leaf
-            return whole.reshape(-1, size, *leaf.shape[1:])
+            n = leaf.shape[0]
+            whole = n + -n % size
+            if zeros:
+                leaf = jnp.pad(leaf, [(0, whole - n)] + [(0, 0)] * (leaf.ndim - 1))
+            else:
+                leaf = leaf[jnp.minimum(jnp.arange(whole), n - 1)]
+            return leaf.reshape(-1, size, *leaf.shape[1:])
 
         return jax.tree.map(split, tree)
