@@ -55,7 +55,7 @@ def kernel_distance(first: Any, second: Any) -> float:
     return float(np.sum((u - v) ** 2) / 2)
 
 
-def kernel_velocity(kernel: Any, previous: Any, steps: float) -> float:
+def kernel_velocity(kernel: Any, previous: Any, steps: float | int) -> float:
     """Kernel distance per step since a previous kernel.
 
     Raises:

@@ -40,8 +40,8 @@ class Training:
     """
 
     loss: SquaredLoss | CrossEntropy
-    learning_rate: float | None = None
-    momentum: float = 0.0
+    learning_rate: float | int | None = None
+    momentum: float | int = 0.0
     nesterov: bool = False
 
 

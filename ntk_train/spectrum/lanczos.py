@@ -19,7 +19,7 @@ computed with a product of its own.
 import dataclasses
 import functools
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ import numpy as np
 from ntk_train.errors import KernelInputError, NonFiniteKernelError
 
 
+@runtime_checkable
 class SymmetricOperator(Protocol):
     """What the methods take: a pytree with a product. `KernelOperator` is one."""
 
@@ -49,7 +50,7 @@ class MatrixOperator:
     """A symmetric matrix [n, n] as an operator, with `ridge` added to its diagonal."""
 
     matrix: Any
-    ridge: float = 0.0
+    ridge: float | int = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -143,8 +144,7 @@ def top_eigenvalues(
     while len(basis) < n:
         key, used = jax.random.split(key)
         start = _complement_start(used, operator, basis)
-        deflated = jnp.asarray(basis, operator.dtype) if len(basis) else None
-        run, rows = tridiagonalise(operator, start, min(steps, n - len(basis)), deflated)
+        run, rows = tridiagonalise(operator, start, steps, basis if len(basis) else None)
         ritz, small = run.eigh()
         if len(values) and ritz[-1] <= noise * values[0]:
             break  # all that is left is zero, up to rounding
@@ -160,7 +160,7 @@ def top_eigenvalues(
 
 
 def tridiagonalise(
-    operator: SymmetricOperator, start: jax.Array, steps: int, deflated: jax.Array | None = None
+    operator: SymmetricOperator, start: jax.Array, steps: int, deflated: np.ndarray | None = None
 ) -> tuple[Tridiagonal, np.ndarray]:
     """A run of `steps` products from a start, cut where it breaks down.
 
@@ -173,10 +173,14 @@ def tridiagonalise(
     Returns:
       The tridiagonal matrix and its basis [m, n], float64.
     """
+    padded = None
+    if deflated is not None:  # rows of zeros, so that few numbers of rows are compiled for
+        missing = 2 ** math.ceil(math.log2(len(deflated))) - len(deflated)
+        padded = jnp.asarray(np.pad(deflated, [(0, missing), (0, 0)]), operator.dtype)
     h, beta, defect, scale, rows = jax.device_get(
-        _run(operator, start, steps, deflated, keep_basis=True)
+        _run(operator, start, steps, padded, keep_basis=True)
     )
-    sound = cut(h, beta, defect, scale, np.finfo(h.dtype).eps)
+    sound = cut(h, beta, defect, scale, float(jnp.finfo(h.dtype).eps))
     return sound, np.asarray(rows[: len(sound.diagonal)], np.float64)
 
 

@@ -124,7 +124,9 @@ def sharpness(kernel: Any, loss: SquaredLoss | CrossEntropy, logits: Any = None)
     return top / (n if loss.mean == "examples" else 1)
 
 
-def stable_rate(sharpness: float, momentum: float = 0.0, *, nesterov: bool = False) -> float:
+def stable_rate(
+    sharpness: float | int, momentum: float | int = 0.0, *, nesterov: bool = False
+) -> float:
     """The critical learning rate of a Hessian's largest eigenvalue; infinite for 0 and below."""
     if not 0 <= momentum < 1:
         msg = f"momentum={momentum}; expected 0 <= momentum < 1."
@@ -140,7 +142,7 @@ def critical_learning_rate(
     loss: SquaredLoss | CrossEntropy,
     *,
     logits: Any = None,
-    momentum: float = 0.0,
+    momentum: float | int = 0.0,
     nesterov: bool = False,
 ) -> float:
     """Above this rate gradient descent on the linearised loss diverges, below it converges.

@@ -48,7 +48,7 @@ class LinearisedTraining:
         outputs: Any,
         targets: Any,
         loss: SquaredLoss,
-        learning_rate: float | None = None,
+        learning_rate: float | int | None = None,
     ) -> None:
         matrix = checked_matrix(kernel)
         self._outputs = np.asarray(outputs, np.float64)
@@ -68,14 +68,14 @@ class LinearisedTraining:
         self._curvature = loss.curvature(n, o)
         self._rate = learning_rate
 
-    def train_outputs(self, time: float) -> np.ndarray:
+    def train_outputs(self, time: float | int) -> np.ndarray:
         """Outputs [N, O] on the training inputs after a time (gradient flow) or number of steps."""
         learned = response(self._values, time, self._curvature, self._rate).learned
         return self._outputs + (self._vectors @ (learned * self._residual)).reshape(
             self._outputs.shape
         )
 
-    def test_outputs(self, time: float, cross: Any, outputs: Any) -> np.ndarray:
+    def test_outputs(self, time: float | int, cross: Any, outputs: Any) -> np.ndarray:
         """Outputs [M, O] on other inputs.
 
         Args:
@@ -89,7 +89,7 @@ class LinearisedTraining:
         cross = np.asarray(cross, np.float64).reshape(outputs.size, -1)
         return outputs + (cross @ coefficients).reshape(outputs.shape)
 
-    def loss(self, time: float) -> float:
+    def loss(self, time: float | int) -> float:
         """The loss on the training inputs, for comparison with the actual one."""
         left = response(self._values, time, self._curvature, self._rate).left
         return self._curvature / 2 * float(np.sum((left * self._residual) ** 2))
@@ -109,7 +109,9 @@ class Response(NamedTuple):
     gain: np.ndarray
 
 
-def response(values: np.ndarray, time: float, curvature: float, rate: float | None) -> Response:
+def response(
+    values: np.ndarray, time: float | int, curvature: float, rate: float | int | None
+) -> Response:
     """The functions of the eigenvalues that make up linearised training.
 
     Args:

@@ -51,8 +51,8 @@ def kernel_ridge(
     operator: SymmetricOperator,
     residual: Any,
     *,
-    ridge: float = 0.0,
-    rtol: float = 1e-5,
+    ridge: float | int = 0.0,
+    rtol: float | int = 1e-5,
     max_steps: int | None = None,
 ) -> Coefficients:
     """Solves (Theta + ridge I) a = residual by conjugate gradients.
@@ -83,9 +83,9 @@ def gradient_flow(
     operator: SymmetricOperator,
     residual: Any,
     loss: SquaredLoss,
-    time: float,
+    time: float | int,
     *,
-    learning_rate: float | None = None,
+    learning_rate: float | int | None = None,
     steps: int = 60,
 ) -> Coefficients:
     """Coefficients of the linearised network after a time, as `LinearisedTraining` has them.
@@ -138,7 +138,7 @@ def _shifted(operator: Any, v: jax.Array, ridge: Any) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=("rtol", "max_steps"))
 def _solve(
-    operator: Any, residual: jax.Array, ridge: jax.Array, rtol: float, max_steps: int
+    operator: Any, residual: jax.Array, ridge: jax.Array, rtol: float | int, max_steps: int
 ) -> tuple[jax.Array, jax.Array]:
     try:
         import lineax

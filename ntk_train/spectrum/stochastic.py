@@ -61,7 +61,7 @@ class SpectralDensity:
         """N eps times the largest node."""
         return self.size * self.eps * max(0.0, *(float(nodes[-1]) for nodes in self.nodes))
 
-    def density(self, grid: np.ndarray, width: float) -> np.ndarray:
+    def density(self, grid: np.ndarray, width: float | int) -> np.ndarray:
         """Eigenvalues per unit of lambda on a grid, each node smeared to a Gaussian of a width."""
         grid = np.asarray(grid, np.float64)
         total = np.zeros(grid.shape)
@@ -70,7 +70,7 @@ class SpectralDensity:
             total += np.exp(-(z**2) / 2) @ weights
         return self.size * total / (len(self.nodes) * width * math.sqrt(2 * math.pi))
 
-    def count_above(self, threshold: float) -> Estimate:
+    def count_above(self, threshold: float | int) -> Estimate:
         """How many eigenvalues are larger than a threshold.
 
         Its error is that of the probes alone; a threshold within a cluster of eigenvalues that the
@@ -83,7 +83,7 @@ class SpectralDensity:
             ]
         )
 
-    def log_determinant(self, ridge: float = 0.0) -> Estimate:
+    def log_determinant(self, ridge: float | int = 0.0) -> Estimate:
         """Log det(A + ridge I), of positive definite A + ridge I.
 
         Minus infinity, with an infinite error, where a node plus the ridge is at or below the noise
