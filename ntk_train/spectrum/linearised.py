@@ -53,8 +53,9 @@ class LinearisedTraining:
         matrix = checked_matrix(kernel)
         self._outputs = np.asarray(outputs, np.float64)
         n, o = self._outputs.shape if self._outputs.ndim == 2 else (-1, 1)
-        residual = np.asarray(targets, np.float64) - self._outputs
-        if n * o != len(matrix) or residual.shape != (n, o) or not np.all(np.isfinite(residual)):
+        aims = np.asarray(targets, np.float64)
+        fits = n * o == len(matrix) and aims.shape == (n, o)
+        if not fits or not np.all(np.isfinite(aims - self._outputs)):
             msg = (
                 f"outputs {np.shape(outputs)} and targets {np.shape(targets)} do not fit a kernel "
                 f"{np.shape(kernel)}: expected finite numbers [N, O] for a full kernel."
@@ -64,7 +65,7 @@ class LinearisedTraining:
         # An eigenvalue that is noise is as good as zero; a negative one would grow without bound.
         floor = len(values) * rounding_of(kernel) * max(float(values[-1]), 0.0)
         self._values = np.where(values <= floor, 0.0, values)
-        self._residual = self._vectors.T @ residual.ravel()
+        self._residual = self._vectors.T @ (aims - self._outputs).ravel()
         self._curvature = loss.curvature(n, o)
         self._rate = learning_rate
 

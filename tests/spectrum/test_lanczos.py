@@ -24,8 +24,18 @@ def operator_with(eigenvalues, dtype=jnp.float64, n=60):
     return MatrixOperator(jnp.asarray(case.kernel_with(padded), dtype))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize(
+    ("spectrum", "dtype"),
+    [
+        *((spectrum, jnp.float64) for spectrum in SPECTRA),
+        ("rank 3", jnp.float32),
+        ("power law", jnp.float32),
+        *(
+            pytest.param(name, jnp.float32, marks=pytest.mark.heavy)
+            for name in ("multiple", "equal")
+        ),
+    ],
+)
 def test_after_a_breakdown_there_is_no_garbage(spectrum, dtype):
     eigenvalues = np.asarray(SPECTRA[spectrum])
     found = top_eigenvalues(operator_with(eigenvalues, dtype), 20)
@@ -51,18 +61,18 @@ def test_any_scale_even_in_single_precision(scale):
 def test_each_error_is_a_bound_and_few_steps_have_a_large_one():
     eigenvalues = 1 + np.linspace(1, 0, 60)
     operator = operator_with(eigenvalues)
-    for steps in (2, 5, 10, 30, 60):
+    for steps in (3, 20, 60):
         found = top_eigenvalues(operator, 2, steps=steps)
+        assert steps > 3 or found.errors[0] > 1e-3
         for value, error in zip(found.values, found.errors):
             assert np.min(np.abs(eigenvalues - value)) <= error + 1e-13
         assert np.all(found.values <= eigenvalues[:2] + 1e-13)
     assert found.errors[0] < 1e-12
-    assert top_eigenvalues(operator, 1, steps=3).errors[0] > 1e-3
 
 
 def test_vectors_are_eigenvectors():
     operator = operator_with([5.0, 5.0, 1.0])
-    found = top_eigenvalues(operator, 3)
+    found = top_eigenvalues(operator, 20)
     np.testing.assert_allclose(found.vectors @ found.vectors.T, np.eye(3), atol=1e-12)
     products = found.vectors @ np.asarray(operator.matrix)
     np.testing.assert_allclose(products, found.values[:, None] * found.vectors, atol=1e-12)
@@ -75,7 +85,7 @@ def test_zeros_one_entry_and_more_than_there_are():
     assert one.values.tolist() == [4.0]
 
 
-@pytest.mark.parametrize("chunk", [None, 7])
+@pytest.mark.parametrize("chunk", [pytest.param(None, marks=pytest.mark.heavy), 7])
 def test_a_networks_kernel(chunk):
     params, x = case.make(20, 3)
     expected = np.linalg.eigvalsh(case.matrix(params, x))[::-1]
