@@ -19,6 +19,7 @@ networks otherwise. docs/diagnostics.md says by how much, on a small space.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,7 +76,8 @@ def te_nas_condition_number(
     """Computes TE-NAS's proxy of a network.
 
     Args:
-      f: `f(params, x)` in train mode: BatchNorm takes the statistics of x.
+      f: `f(params, x)` in train mode: BatchNorm takes the statistics of x. Hashable; one f compiles
+        once.
       init: from a random key to params; None with `params`.
       x: one batch of inputs, some tens of them.
       params: params of several initialisations, in place of `init`.
@@ -95,16 +97,20 @@ def te_nas_condition_number(
         msg = "seeds is empty; expected one or more initialisations."
         raise KernelInputError(msg)
 
-    @jax.jit
-    def kernel(params: PyTree, x: PyTree) -> Any:
-        return ntk(
-            f,
-            params,
-            x,
-            outputs="sum",
-            batched=False,
-            param_filter=param_filter,
-            implementation=implementation,
-        )
+    kernels = [_kernel(f, start, x, param_filter, implementation) for start in starts]
+    return TeNasProxy(tuple(kernel_spectrum(kernel) for kernel in kernels))
 
-    return TeNasProxy(tuple(kernel_spectrum(kernel(start, x)) for start in starts))
+
+@functools.partial(jax.jit, static_argnames=("f", "param_filter", "implementation"))
+def _kernel(
+    f: ApplyFn, params: PyTree, x: PyTree, param_filter: ParamFilter | None, implementation: str
+) -> Any:
+    return ntk(
+        f,
+        params,
+        x,
+        outputs="sum",
+        batched=False,
+        param_filter=param_filter,
+        implementation=implementation,
+    )
