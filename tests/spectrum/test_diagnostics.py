@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from tests.spectrum.test_convention import changed
 
 PARAMS, X = case.make(4, 3)
 KERNEL = case.matrix(PARAMS, X).reshape(4, 3, 4, 3)
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
+NAMESPACE: dict = {}
 LABELS = np.array([0, 1, 2, 1])
 FULL = changed(num_examples=4, num_outputs=3)
 
@@ -59,10 +62,22 @@ def test_all_numbers_by_name():
 
 
 def test_the_page_has_a_line_on_each_number():
-    page = (pathlib.Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
     for name in everything().scalars():
         tag = name.replace("layer/hidden", "layer/*").replace("layer/out", "layer/*")
-        assert f"| `{tag}`" in page, tag
+        assert f"| `{tag}`" in PAGE, tag
+
+
+def test_code_in_the_page_runs():
+    for block in re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE):
+        exec(compile(block, "diagnostics.md", "exec"), NAMESPACE)
+    assert NAMESPACE["predictions"].shape == (16, 3)
+    assert np.all(np.isfinite(NAMESPACE["predictions"]))
+
+
+def test_a_layer_narrower_than_the_outputs_lowers_the_rank():
+    params, x = case.make(9, 5, features=20, width=3)
+    found = diagnose(case.matrix(params, x).reshape(9, 5, 9, 5))
+    assert found.spectrum.numerical_rank == 9 * 5 - (5 - 3) * (9 - 3)
 
 
 def test_what_is_not_given_is_not_there():

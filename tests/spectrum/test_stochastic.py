@@ -20,7 +20,7 @@ from ntk_train.spectrum import (
 )
 from tests.spectrum import case
 
-EIGENVALUES = 1 + np.linspace(3, 0, 150) ** 2
+EIGENVALUES = 1 + np.linspace(3, 0, 80) ** 2
 OPERATOR = MatrixOperator(jnp.asarray(case.kernel_with(EIGENVALUES)))
 
 
@@ -28,7 +28,7 @@ def test_errors_are_those_that_occur():
     logarithm, total = np.sum(np.log(EIGENVALUES)), np.sum(EIGENVALUES)
     above = np.sum(EIGENVALUES > 4)
     off = []
-    for seed in range(20):
+    for seed in range(12):
         key = jax.random.key(seed)
         density = spectral_density(OPERATOR, key=key)
         found = density.log_determinant()
@@ -59,23 +59,23 @@ def test_scale_in_single_precision(scale):
 
 
 def test_the_trace_of_a_low_rank_is_exact():
-    low = MatrixOperator(jnp.asarray(case.kernel_with([5.0, 2, 1, *[0] * 147])))
+    low = MatrixOperator(jnp.asarray(case.kernel_with([5.0, 2, 1, *[0] * 77])))
     assert operator_trace(low, probes=10).value == pytest.approx(8, rel=1e-12)
-    assert operator_trace(low, probes=80).value == pytest.approx(8, rel=1e-12)
+    assert operator_trace(low, probes=50).value == pytest.approx(8, rel=1e-12)
 
 
 def test_density_integrates_to_the_number_of_eigenvalues_and_follows_them():
     density = spectral_density(OPERATOR)
     grid = np.linspace(-5, 15, 2001)
     found = density.density(grid, 0.5)
-    assert np.trapezoid(found, grid) == pytest.approx(150, rel=1e-6)
+    assert np.trapezoid(found, grid) == pytest.approx(80, rel=1e-6)
     smeared = np.exp(-(((grid[:, None] - EIGENVALUES) / 0.5) ** 2) / 2).sum(axis=1)
     smeared /= 0.5 * math.sqrt(2 * math.pi)
-    assert np.trapezoid(np.abs(found - smeared), grid) < 0.2 * 150
+    assert np.trapezoid(np.abs(found - smeared), grid) < 0.2 * 80
 
 
 def test_a_ridge_makes_a_singular_kernel_regular():
-    eigenvalues = np.array([5.0, 2.0, 1.0, *[0.0] * 147])
+    eigenvalues = np.array([5.0, 2.0, 1.0, *[0.0] * 77])
     density = spectral_density(MatrixOperator(jnp.asarray(case.kernel_with(eigenvalues))))
     assert density.log_determinant().value == -math.inf
     found = density.log_determinant(ridge=0.1)
@@ -85,23 +85,23 @@ def test_a_ridge_makes_a_singular_kernel_regular():
 
 
 def test_multiples_of_the_identity_have_no_error():
-    density = spectral_density(MatrixOperator(3 * jnp.eye(150)))
+    density = spectral_density(MatrixOperator(3 * jnp.eye(80)))
     found = density.log_determinant()
-    assert found.value == pytest.approx(150 * math.log(3))
+    assert found.value == pytest.approx(80 * math.log(3))
     assert found.error < 1e-10
     one = MatrixOperator(jnp.array([[2.0]]))
     assert spectral_density(one).log_determinant().value == pytest.approx(math.log(2))
     assert operator_trace(one).value == pytest.approx(2)
-    zeros = MatrixOperator(jnp.zeros((150, 150)))
+    zeros = MatrixOperator(jnp.zeros((80, 80)))
     assert operator_trace(zeros, probes=10).value == 0
     assert spectral_density(zeros).log_determinant().value == -math.inf
 
 
 def test_what_cannot_be_done():
     with pytest.raises(NonFiniteKernelError):
-        spectral_density(MatrixOperator(jnp.full((150, 150), jnp.inf)))
+        spectral_density(MatrixOperator(jnp.full((80, 80), jnp.inf, jnp.float64)))
     with pytest.raises(NonFiniteKernelError):
-        operator_trace(MatrixOperator(jnp.full((150, 150), jnp.nan)), probes=10)
+        operator_trace(MatrixOperator(jnp.full((80, 80), jnp.nan, jnp.float64)), probes=10)
     for call in (spectral_density, operator_trace):
         with pytest.raises(KernelInputError, match="probes=1"):
             call(OPERATOR, probes=1)
