@@ -39,7 +39,7 @@ class KernelOperator:
 
     Attributes:
       f: as in `ntk_train.ntk`; hashable, as a static argument of `jax.jit`.
-      params: as in `ntk_train.ntk`.
+      params: as in `ntk_train.ntk`, with arrays as leaves; close f over what is none.
       x: the N inputs.
       outputs: "full", or "sum" of the outputs. Traces are not offered: the product with one is O
         products with the full kernel.
@@ -76,7 +76,7 @@ class KernelOperator:
         Raises:
           KernelInputError: v has another shape, or an argument of the operator does not fit.
         """
-        return self._push(self._pull(v), self._problem().x1)
+        return _product(self, v, None)
 
     def cross(self, v: Array, x: PyTree) -> Array:
         """Theta(x, x_operator) v: what a vector of the operator's examples is at other examples.
@@ -94,8 +94,7 @@ class KernelOperator:
         if self.chosen is not None:
             msg = "chosen is given: other examples have no chosen outputs; use outputs='full'."
             raise KernelInputError(msg)
-        other = dataclasses.replace(self, x=x)
-        return other._push(self._pull(v), other._problem().x1)
+        return _product(self, v, x)
 
     def _problem(self) -> KernelProblem:
         if self.outputs not in ("full", "sum"):
@@ -186,3 +185,10 @@ class KernelOperator:
             return leaf.reshape(-1, size, *leaf.shape[1:])
 
         return jax.tree.map(split, tree)
+
+
+@jax.jit
+def _product(operator: KernelOperator, v: Array, x: PyTree | None) -> Array:
+    """Theta(x, x_operator) v, compiled; None for the operator's own x."""
+    left = operator if x is None else dataclasses.replace(operator, x=x)
+    return left._push(operator._pull(v), left._problem().x1)

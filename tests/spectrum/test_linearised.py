@@ -27,7 +27,7 @@ def value(loss, outputs):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
-@pytest.mark.parametrize("time", [0.0, 0.3, 5.0])
+@pytest.mark.parametrize("time", [0.0, 5.0])
 def test_gradient_flow_is_the_matrix_exponential(loss, time):
     model = LinearisedTraining(KERNEL, START, TARGETS, loss)
     theta = KERNEL.reshape(N * OUTPUTS, -1)
