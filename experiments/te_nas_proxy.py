@@ -12,7 +12,8 @@ Prints Kendall's tau between each pair, and keeps a table and a picture.
 
     python -m experiments.te_nas_proxy --save
 
-A CPU, 3 minutes.
+A CPU, about 15 minutes on a busy machine of two cores. Expected: tau 0.91 of the proxy and the
+trace, 0.89 of the proxy and the full kernel, 0.89 of the trace and the full kernel.
 """
 
 import argparse
