@@ -3,7 +3,7 @@
     f, params, x  ->  program/   the linearised program, cut where a weight meets data
                   ->  rules/     the Jacobian there as small factors
                   ->  kernel/    the NTK of any JAX function: `ntk`
-                  ->  spectrum/  eigenvalues, condition number: `kernel_spectrum`
+                  ->  spectrum/  eigenvalues, condition number: `kernel_spectrum`, `diagnose`
                   ->  monitor/   a hook in a training loop: `NTKHook`
                   ->  TensorBoard
 
@@ -11,6 +11,7 @@
 """
 
 from ntk_train._version import __version__ as __version__
+from ntk_train.errors import ConventionError as ConventionError
 from ntk_train.errors import DtypeError as DtypeError
 from ntk_train.errors import KernelInputError as KernelInputError
 from ntk_train.errors import NonFiniteKernelError as NonFiniteKernelError
@@ -27,5 +28,12 @@ from ntk_train.monitor import Convention as Convention
 from ntk_train.monitor import Measurement as Measurement
 from ntk_train.monitor import NTKHook as NTKHook
 from ntk_train.monitor import linen_fn as linen_fn
+from ntk_train.spectrum import CrossEntropy as CrossEntropy
+from ntk_train.spectrum import Diagnostics as Diagnostics
+from ntk_train.spectrum import KernelOperator as KernelOperator
+from ntk_train.spectrum import ReferenceKernels as ReferenceKernels
 from ntk_train.spectrum import Spectrum as Spectrum
+from ntk_train.spectrum import SquaredLoss as SquaredLoss
+from ntk_train.spectrum import Training as Training
+from ntk_train.spectrum import diagnose as diagnose
 from ntk_train.spectrum import kernel_spectrum as kernel_spectrum

@@ -27,3 +27,7 @@ class UnfactoredWarning(UserWarning):
 
 class NonFiniteKernelError(NTKError, ArithmeticError):
     """The kernel has NaN or infinite entries, so that its spectrum does not exist."""
+
+
+class ConventionError(NTKError, ValueError):
+    """Numbers of kernels that were computed in different conventions were to be compared."""

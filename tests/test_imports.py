@@ -27,11 +27,12 @@ ALLOWED = {
     "program": LIGHT,
     "rules": LIGHT,
     "kernel": LIGHT,
-    "spectrum": LIGHT,
+    "spectrum": LIGHT | {"matfree", "lineax"},  # imported where a kernel is an operator
     "monitor": LIGHT | {"matplotlib"},  # imported when a picture is drawn, if it is there
     "models": LIGHT | {"flax"},
 }
 HEAVY = ["clu", "grain", "matplotlib", "ml_collections", "sklearn", "tensorboard", "tensorflow"]
+HEAVY += ["equinox", "lineax", "matfree"]
 
 
 def imported(path):

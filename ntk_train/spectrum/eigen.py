@@ -116,15 +116,30 @@ def kernel_spectrum(kernel: Any, *, eps: float | None = None) -> Spectrum:
       DtypeError: it is complex.
       NonFiniteKernelError: the kernel has NaN or infinite entries; the text says how many.
     """
+    matrix = checked_matrix(kernel)
+    eps = rounding_of(kernel) if eps is None else eps
+    eigenvalues = np.linalg.eigvalsh(matrix)[::-1]
+    return Spectrum(eigenvalues, len(matrix) * eps * max(float(eigenvalues[0]), 0.0))
+
+
+def rounding_of(kernel: Any) -> float:
+    """Machine epsilon of the dtype in which a kernel was computed, whatever it is cast to here."""
+    dtype = np.asarray(kernel).dtype
+    is_float = jnp.issubdtype(dtype, jnp.floating)
+    return float(jnp.finfo(dtype if is_float else np.float64).eps)
+
+
+def checked_matrix(kernel: Any) -> np.ndarray:
+    """A kernel [N, N] or [N, O, N, O] as one symmetric float64 matrix on the host.
+
+    Raises:
+      KernelInputError, DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
+    """
     kernel = np.asarray(kernel)
     if np.iscomplexobj(kernel):
         msg = f"kernel is {kernel.dtype}; a tangent kernel is real."
         raise DtypeError(msg)
-    if eps is None:  # of the dtype in which the kernel was computed, whatever it is cast to here
-        is_float = jnp.issubdtype(kernel.dtype, jnp.floating)
-        eps = float(jnp.finfo(kernel.dtype if is_float else np.float64).eps)
     matrix = _as_matrix(kernel)
-    n = len(matrix)
     bad = int(np.sum(~np.isfinite(matrix)))
     if bad:
         msg = (
@@ -140,8 +155,7 @@ def kernel_spectrum(kernel: Any, *, eps: float | None = None) -> Spectrum:
             "and [N, N, O, O] of empirical_ntk_fn needs kernel.transpose(0, 2, 1, 3)."
         )
         raise KernelInputError(msg)
-    eigenvalues = np.linalg.eigvalsh((matrix + matrix.T) / 2)[::-1]
-    return Spectrum(eigenvalues, n * eps * max(float(eigenvalues[0]), 0.0))
+    return (matrix + matrix.T) / 2
 
 
 def _as_matrix(kernel: np.ndarray) -> np.ndarray:

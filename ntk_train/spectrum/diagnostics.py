@@ -1,0 +1,169 @@
+"""All that is known of one kernel, with the convention that says what it means.
+
+    kernel, labels, logits, loss, layers, references  ->  Diagnostics  ->  {name: float}
+
+Names are without the hook's prefix: `lambda_max`, `kernel_target_alignment`,
+`layer/Dense_0/trace_share`. docs/diagnostics.md has a line on each.
+
+>>> import numpy as np
+>>> found = diagnose(np.diag([2.0, 1.0]), labels=np.array([0, 1]))
+>>> found.scalars()["condition_number"]
+2.0
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ntk_train.errors import KernelInputError
+from ntk_train.spectrum.alignment import kernel_target_alignment, top_space_alignment
+from ntk_train.spectrum.convention import Convention, check_comparable
+from ntk_train.spectrum.decay import entropy_rank, power_law
+from ntk_train.spectrum.eigen import Spectrum, kernel_spectrum
+from ntk_train.spectrum.layers import layer_diagnostics
+from ntk_train.spectrum.learning_rate import CrossEntropy, SquaredLoss, critical_learning_rate
+from ntk_train.spectrum.reference import ReferenceKernels
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How the run trains, for the critical learning rate.
+
+    Attributes:
+      loss: with what it is divided by.
+      learning_rate: of this step; None leaves out the ratio to the critical one.
+      momentum: beta of SGD, as in `critical_learning_rate`.
+      nesterov: whether it is Nesterov's.
+    """
+
+    loss: SquaredLoss | CrossEntropy
+    learning_rate: float | int | None = None
+    momentum: float | int = 0.0
+    nesterov: bool = False
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Diagnostics:
+    """The numbers of one kernel; `diagnose` makes it.
+
+    Attributes:
+      spectrum: its eigenvalues.
+      values: all other numbers by name.
+      convention: what they mean; None where it was not stated.
+    """
+
+    spectrum: Spectrum
+    values: Mapping[str, float]
+    convention: Convention | None = None
+
+    def scalars(self) -> dict[str, float]:
+        """All numbers by the names under which they are logged, without a prefix."""
+        return {**self.spectrum.scalars(), **self.values}
+
+    def describe(self) -> str:
+        """The convention and the numbers, as tables in Markdown."""
+        stated = "No convention is stated: these numbers compare with no others."
+        if self.convention is not None:
+            stated = self.convention.describe()
+        rows = [f"| {name} | {value:.6g} |" for name, value in self.scalars().items()]
+        return "\n".join([stated, "", "| diagnostic | value |", "|---|---|", *rows])
+
+    def compare(
+        self, other: "Diagnostics", *, same_network: bool = True
+    ) -> dict[str, tuple[float, float]]:
+        """Pairs (this, other) of the numbers that both have.
+
+        Args:
+          other: diagnostics of another kernel.
+          same_network: False for kernels of different networks, which need to agree only in what
+            is not the network: outputs, examples, N, O, dtype and precision.
+
+        Raises:
+          ConventionError: the conventions differ; the text names both.
+        """
+        check_comparable(self.convention, other.convention, same_network=same_network)
+        mine, theirs = self.scalars(), other.scalars()
+        return {name: (mine[name], theirs[name]) for name in mine if name in theirs}
+
+
+def diagnose(
+    kernel: Any,
+    convention: Convention | None = None,
+    *,
+    eps: float | None = None,
+    labels: Any = None,
+    logits: Any = None,
+    training: Training | None = None,
+    layers: Mapping[str, Any] | None = None,
+    references: ReferenceKernels | None = None,
+    step: int | None = None,
+    top_k: int = 1,
+    fit_first: int = 1,
+) -> Diagnostics:
+    """Computes what the arguments allow of one kernel, on the host in float64.
+
+    Args:
+      kernel: [N, N] or [N, O, N, O].
+      convention: in which it was computed.
+      eps: as in `kernel_spectrum`.
+      labels: as in `kernel_target_alignment`; without them there are no alignments.
+      logits: [N, O] outputs at the same parameters, for the cross-entropy's critical rate.
+      training: without it there is no critical learning rate. There is none either for a traced,
+        summed or chosen kernel of several outputs, from which it does not follow: a kernel
+        [N, N] counts as full only if its convention says that there is one output.
+      layers: the parts of the kernel, as `ntk(..., per_layer=True)` returns them.
+      references: earlier kernels; without them nothing is said of a change.
+      step: of this kernel; needed with references.
+      top_k: how many eigenvectors are the top space, for alignment and rotation.
+      fit_first: the first rank in the power-law fit.
+
+    Raises:
+      KernelInputError, DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
+      ConventionError: the references are of another convention.
+    """
+    kernel = np.asarray(kernel)
+    spectrum = kernel_spectrum(kernel, eps=eps)
+    top_k = min(top_k, len(spectrum.eigenvalues))
+    values = {"entropy_rank": entropy_rank(spectrum), **power_law(spectrum, fit_first).scalars()}
+    if labels is not None:
+        values |= {
+            "kernel_target_alignment": kernel_target_alignment(kernel, labels),
+            "centred_kernel_target_alignment": kernel_target_alignment(
+                kernel, labels, centred=True
+            ),
+            "top_space_alignment": top_space_alignment(kernel, labels, top_k),
+        }
+    if training is not None and _is_full(kernel, convention):
+        values |= _rates(kernel, training, logits)
+    if references is not None:
+        if step is None:
+            msg = "step is None; with references the step of the kernel is needed."
+            raise KernelInputError(msg)
+        values |= references.scalars(kernel, step, convention, top_k=top_k)
+    for name, layer in layer_diagnostics(layers, labels).items() if layers else ():
+        values |= {f"layer/{name}/{key}": value for key, value in layer.scalars().items()}
+    return Diagnostics(spectrum, MappingProxyType(values), convention)
+
+
+def _is_full(kernel: np.ndarray, convention: Convention | None) -> bool:
+    return kernel.ndim == 4 or (convention is not None and convention.num_outputs == 1)
+
+
+def _rates(kernel: np.ndarray, training: Training, logits: Any) -> dict[str, float]:
+    if isinstance(training.loss, CrossEntropy) and logits is None:
+        msg = "logits is None; the critical learning rate of the cross-entropy needs them."
+        raise KernelInputError(msg)
+    critical = critical_learning_rate(
+        kernel,
+        training.loss,
+        logits=logits,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+    )
+    rates = {"critical_learning_rate": critical}
+    if training.learning_rate is not None:
+        rates["learning_rate_ratio"] = training.learning_rate / critical
+    return rates

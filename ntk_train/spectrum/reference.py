@@ -1,0 +1,129 @@
+"""The kernels that later ones are compared with: at initialisation, and the previous one.
+
+    initialisation K_0, previous K_s, now K_t  ->  relative change, distance, velocity, rotation
+
+The record goes into a checkpoint as plain numpy arrays, so that a resumed run continues its curves
+where they stopped, to the last bit.
+
+>>> import numpy as np
+>>> references = ReferenceKernels.start(np.diag([2.0, 1.0]), step=0)
+>>> references.scalars(np.diag([4.0, 2.0]), step=10)["relative_change"]
+1.0
+>>> references = ReferenceKernels.from_dict(references.advance(np.eye(2), step=10).to_dict())
+>>> references.previous_step
+10
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ntk_train.errors import KernelInputError
+from ntk_train.spectrum.change import (
+    kernel_distance,
+    kernel_velocity,
+    principal_angles,
+    relative_change,
+)
+from ntk_train.spectrum.convention import Convention, check_comparable
+
+_KEYS = ("initial", "initial_step", "previous", "previous_step", "convention")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReferenceKernels:
+    """The first and the previous kernel of a run; `start` makes it, `advance` replaces it.
+
+    Attributes:
+      initial: the kernel at initialisation, in the dtype in which it was computed.
+      initial_step: its step.
+      previous: the kernel of the last measurement.
+      previous_step: its step.
+      convention: of both; None where it was not stated.
+    """
+
+    initial: np.ndarray
+    initial_step: int
+    previous: np.ndarray
+    previous_step: int
+    convention: Convention | None = None
+
+    @classmethod
+    def start(
+        cls, kernel: Any, step: int, convention: Convention | None = None
+    ) -> "ReferenceKernels":
+        """With the first kernel of a run, which is its own previous one."""
+        kernel = np.array(kernel)
+        return cls(kernel, int(step), kernel, int(step), convention)
+
+    def advance(
+        self, kernel: Any, step: int, convention: Convention | None = None
+    ) -> "ReferenceKernels":
+        """With this kernel as the previous one.
+
+        Raises:
+          ConventionError: it was computed in another convention than the first.
+        """
+        check_comparable(self.convention, convention)
+        return dataclasses.replace(self, previous=np.array(kernel), previous_step=int(step))
+
+    def scalars(
+        self, kernel: Any, step: int, convention: Convention | None = None, *, top_k: int = 1
+    ) -> dict[str, float]:
+        """The change of a kernel, by the names under which it is logged.
+
+        Args:
+          kernel: the kernel now.
+          step: its step; the velocity is NaN where it is not after the previous one.
+          convention: its convention.
+          top_k: how many eigenvectors span the space whose rotation is measured.
+
+        Raises:
+          ConventionError: the kernel was computed in another convention.
+          KernelInputError: the kernels do not match.
+        """
+        check_comparable(self.convention, convention)
+        steps = step - self.previous_step
+        velocity = kernel_velocity(kernel, self.previous, steps) if steps > 0 else math.nan
+        return {
+            "relative_change": relative_change(kernel, self.initial),
+            "kernel_distance": kernel_distance(kernel, self.initial),
+            "kernel_velocity": velocity,
+            "rotation": float(principal_angles(kernel, self.initial, top_k)[0]),
+            "rotation_since_previous": float(principal_angles(kernel, self.previous, top_k)[0]),
+        }
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Plain numpy arrays, for a checkpoint; the convention as the bytes of its JSON."""
+        stated = None if self.convention is None else dataclasses.asdict(self.convention)
+        return {
+            "initial": self.initial,
+            "initial_step": np.asarray(self.initial_step, np.int64),
+            "previous": self.previous,
+            "previous_step": np.asarray(self.previous_step, np.int64),
+            "convention": np.frombuffer(json.dumps(stated).encode(), np.uint8).copy(),
+        }
+
+    @classmethod
+    def from_dict(cls, arrays: Mapping[str, Any]) -> "ReferenceKernels":
+        """What `to_dict` wrote.
+
+        Raises:
+          KernelInputError: an entry is missing.
+        """
+        missing = [key for key in _KEYS if key not in arrays]
+        if missing:
+            msg = f"arrays lacks {missing}; expected what ReferenceKernels.to_dict returned."
+            raise KernelInputError(msg)
+        stated = json.loads(np.asarray(arrays["convention"], np.uint8).tobytes().decode())
+        return cls(
+            np.asarray(arrays["initial"]),
+            int(arrays["initial_step"]),
+            np.asarray(arrays["previous"]),
+            int(arrays["previous_step"]),
+            None if stated is None else Convention(**stated),
+        )

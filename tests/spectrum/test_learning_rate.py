@@ -1,0 +1,160 @@
+"""The critical learning rate, by running gradient descent just under and just over it."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ntk_train import KernelInputError
+from ntk_train.spectrum import (
+    CrossEntropy,
+    SquaredLoss,
+    critical_learning_rate,
+    hessian_weighted_kernel,
+    sharpness,
+    stable_rate,
+)
+from tests import oracle
+from tests.spectrum import case
+
+N, OUTPUTS = 5, 3
+PARAMS, X = case.make(N, OUTPUTS)
+TARGETS = jax.random.normal(jax.random.key(9), (N, OUTPUTS), jnp.float64)
+JACOBIAN = oracle.jacobian(case.f, PARAMS, X)  # [N, O, P]
+KERNEL = oracle.contract(JACOBIAN, JACOBIAN)
+
+
+def squared(loss, outputs):
+    total = jnp.sum((outputs - TARGETS) ** 2) / (2 if loss.half else 1)
+    return total / {"none": 1, "examples": N, "entries": N * OUTPUTS}[loss.mean]
+
+
+def distances(optimizer, loss_of_outputs, start, steps):
+    """Of the linearised network's parameters from their start, in the course of training."""
+
+    def loss(theta):
+        return loss_of_outputs(case.f(PARAMS, X) + JACOBIAN @ theta)
+
+    def step(carry, _):
+        theta, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(theta), state)
+        return (theta + updates, state), jnp.linalg.norm(jax.grad(loss)(theta))
+
+    theta = jnp.asarray(start)
+    _, norms = jax.lax.scan(step, (theta, optimizer.init(theta)), None, length=steps)
+    return np.asarray(norms)
+
+
+LOSSES = [
+    SquaredLoss(half=True, mean="none"),
+    SquaredLoss(half=False, mean="examples"),
+    SquaredLoss(half=True, mean="entries"),
+]
+OPTIMIZERS = [(0.0, False), (0.6, False), (0.9, True)]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize(("momentum", "nesterov"), OPTIMIZERS)
+def test_descent_diverges_just_over_and_not_under_the_rate(loss, momentum, nesterov):
+    critical = critical_learning_rate(KERNEL, loss, momentum=momentum, nesterov=nesterov)
+    top = np.linalg.svd(JACOBIAN.reshape(N * OUTPUTS, -1))[2][0]
+    for factor in (0.97, 1.03):
+        optimizer = optax.sgd(factor * critical, momentum or None, nesterov)
+        norms = distances(optimizer, lambda y: squared(loss, y), 10 * top, 400)
+        if factor < 1:
+            assert norms[-1] < norms[0] / 10
+        else:
+            assert norms[-1] > 100 * norms[0]
+
+
+@pytest.mark.parametrize("mean", ["examples", "none"])
+def test_descent_on_the_cross_entropy_around_its_minimum(mean):
+    # Soft labels equal to the outputs' probabilities put the minimum at the start.
+    logits = case.f(PARAMS, X)
+    soft = jax.nn.softmax(logits)
+    divisor = N if mean == "examples" else 1
+
+    def loss(outputs):
+        return optax.softmax_cross_entropy(outputs, soft).sum() / divisor
+
+    critical = critical_learning_rate(KERNEL, CrossEntropy(mean), logits=logits)
+    hessian = jax.hessian(lambda theta: loss(logits + JACOBIAN @ theta))(
+        jnp.zeros(JACOBIAN.shape[2])
+    )
+    values, vectors = np.linalg.eigh(hessian)
+    assert critical == pytest.approx(2 / values[-1], rel=1e-9)
+    start = 1e-7 * vectors[:, -1]
+    under = distances(optax.sgd(0.97 * critical), loss, start, 300)
+    over = distances(optax.sgd(1.03 * critical), loss, start, 300)
+    assert under[-1] < under[0] / 10
+    assert over[-1] > 100 * over[0]
+
+
+def test_the_weighted_kernel_has_the_eigenvalues_of_the_symmetric_one():
+    logits = np.asarray(case.f(PARAMS, X)) * 5
+    weighted = hessian_weighted_kernel(KERNEL, logits)
+    root = np.zeros((N * OUTPUTS, N * OUTPUTS))
+    for n in range(N):
+        p = np.exp(logits[n]) / np.exp(logits[n]).sum()
+        values, vectors = np.linalg.eigh(np.diag(p) - np.outer(p, p))
+        block = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+        root[n * OUTPUTS : (n + 1) * OUTPUTS, n * OUTPUTS : (n + 1) * OUTPUTS] = block
+    expected = np.linalg.eigvalsh(root @ KERNEL.reshape(N * OUTPUTS, -1) @ root)
+    found = np.linalg.eigvalsh(weighted)
+    np.testing.assert_allclose(found, expected, atol=1e-7 * expected[-1])
+    assert np.sum(found > 1e-12 * found[-1]) <= N * (OUTPUTS - 1)
+
+
+def test_sharpness_of_the_real_losses_hessian_where_the_residual_is_zero():
+    outputs = case.f(PARAMS, X)
+    flat, unravel = jax.flatten_util.ravel_pytree(PARAMS)
+
+    def loss(flat):
+        return jnp.mean((case.f(unravel(flat), X) - outputs) ** 2)
+
+    expected = np.linalg.eigvalsh(jax.hessian(loss)(flat))[-1]
+    found = sharpness(KERNEL, SquaredLoss(half=False, mean="entries"))
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e100])
+def test_the_rate_falls_with_the_scale_of_the_kernel(scale):
+    for loss, logits in ((SquaredLoss(), None), (CrossEntropy(), case.f(PARAMS, X))):
+        one = critical_learning_rate(KERNEL, loss, logits=logits)
+        assert scale * critical_learning_rate(scale * KERNEL, loss, logits=logits) == (
+            pytest.approx(one)
+        )
+
+
+def test_logits_may_be_saturated_or_shifted():
+    logits = np.array(case.f(PARAMS, X))
+    one = sharpness(KERNEL, CrossEntropy(), logits)
+    assert sharpness(KERNEL, CrossEntropy(), logits + 1e6) == pytest.approx(one, rel=1e-6)
+    logits[:, 0] += 2000.0
+    assert 0 <= sharpness(KERNEL, CrossEntropy(), logits) < 1e-15
+    assert critical_learning_rate(np.zeros((2, 2)), SquaredLoss()) == math.inf
+
+
+def test_one_output_may_come_as_a_matrix():
+    loss = SquaredLoss(mean="examples")
+    assert critical_learning_rate(np.diag([4.0, 1.0]), loss) == pytest.approx(1)
+    assert critical_learning_rate([[4.0]], SquaredLoss(half=False)) == pytest.approx(0.25)
+    assert math.isnan(stable_rate(math.nan))
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: SquaredLoss(mean="batch"), "mean='batch'"),
+        (lambda: CrossEntropy(mean="entries"), "mean='entries'"),
+        (lambda: stable_rate(1.0, 1.0), "momentum=1.0"),
+        (lambda: sharpness(KERNEL, CrossEntropy()), "logits is missing"),
+        (lambda: sharpness(KERNEL, CrossEntropy(), np.zeros((N, OUTPUTS + 1))), r"\[5, 3\]"),
+    ],
+)
+def test_what_does_not_fit(call, match):
+    with pytest.raises(KernelInputError, match=match):
+        call()
