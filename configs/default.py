@@ -26,6 +26,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seed = 0  # of the parameters, the order of the training images, dropout
     config.num_train_steps = 1000
     config.batch_size = 64
+    config.label_smoothing = 0.0  # of the training loss: part of a label spread over all classes
     config.eval_batch_size = 256  # changes the speed of an evaluation, never its result
 
     config.model = ConfigDict()
@@ -43,10 +44,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # or "sgd"
     config.optimizer.learning_rate = 3e-3  # the highest, after the warm-up
-    config.optimizer.schedule = "cosine"  # to zero at the last step, or "constant"
+    config.optimizer.schedule = "cosine"  # to zero at the last step, "step" or "constant"
+    config.optimizer.step_fractions = (0.5, 0.75)  # of the run, where "step" lowers the rate
+    config.optimizer.step_factor = 0.1  # by so much
     config.optimizer.warmup_steps = 0
     config.optimizer.weight_decay = 1e-4  # of parameters with two and more axes
     config.optimizer.momentum = 0.9  # of "sgd"
+    config.optimizer.nesterov = False  # of "sgd"
+    config.optimizer.clip_norm = 0.0  # of the whole gradient; 0 leaves it as it is
 
     config.ntk = ConfigDict()  # the kernel as a metric; see ntk_train.NTKHook
     config.ntk.enabled = True

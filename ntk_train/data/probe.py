@@ -49,7 +49,8 @@ class Probe:
 def make_probe(source: Source, *, size: int, seed: int) -> Probe:
     """Draws a class-balanced probe batch at random, without replacement.
 
-    Each class has `size // C` images, and where C does not divide `size`, some have one more.
+    Each class has `size // C` images, and where C does not divide `size`, some have one more. Where
+    there are more classes than images, `size` classes drawn at random have one each.
 
     Args:
       source: where the images come from, usually the training part.
@@ -60,7 +61,7 @@ def make_probe(source: Source, *, size: int, seed: int) -> Probe:
       The probe, ordered by class.
 
     Raises:
-      ValueError: `size` is smaller than the number of classes, or a class has too few images.
+      ValueError: `size` is no positive number, or a class has too few images.
     """
     classes, available = np.unique(source.labels, return_counts=True)
     rng = np.random.default_rng(seed)
@@ -92,8 +93,8 @@ def _at(source: Source, indices: np.ndarray) -> Probe:
 
 def _wanted(size: int, num_classes: int, rng: np.random.Generator) -> np.ndarray:
     """How many images of each class; the classes with one more are drawn at random."""
-    if size < num_classes:
-        msg = f"size={size}; a balanced probe of {num_classes} classes has at least one image each."
+    if size < 1:
+        msg = f"size={size}; a probe has at least one image, and better one of each class."
         raise ValueError(msg)
     wanted = np.full(num_classes, size // num_classes)
     wanted[rng.choice(num_classes, size % num_classes, replace=False)] += 1

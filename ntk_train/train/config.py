@@ -47,6 +47,9 @@ def check(config: ConfigDict) -> None:
         if config[name] < least:
             msg = f"config.{name}={config[name]}; expected {least} or more."
             raise ConfigError(msg)
+    if not 0 <= config.label_smoothing < 1:
+        msg = f"config.label_smoothing={config.label_smoothing}; expected 0 to below 1, 0.1 say."
+        raise ConfigError(msg)
 
 
 def save_config(config: ConfigDict, path: pathlib.Path) -> None:

@@ -152,7 +152,9 @@ class _Run:
         if start == 0 or start >= self._last:
             self._measure(start, evaluates=True)
         self._report(start)
-        train_step = make_train_step(self._setup.model, self._setup.optimizer, config.seed)
+        train_step = make_train_step(
+            self._setup.model, self._setup.optimizer, config.seed, config.label_smoothing
+        )
         batches = train_batches(
             self._setup.dataset.train,
             batch_size=config.batch_size,

@@ -1,6 +1,9 @@
 """One update and one evaluation, compiled.
 
-loss = mean_n -log softmax(f(x_n))[y_n]
+    loss = mean_n sum_o -q_n[o] log softmax(f(x_n))[o],    q_n = (1 - s) onehot(y_n) + s / O
+
+with label smoothing s in training (C. Szegedy et al., *Rethinking the Inception Architecture for
+Computer Vision*, CVPR 2016, section 7), without it in evaluation.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,7 +22,10 @@ Metrics: TypeAlias = dict[str, jax.Array]
 
 
 def make_train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, seed: int
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    label_smoothing: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the compiled update `train_step(state, batch) -> state, metrics`.
 
@@ -32,6 +38,7 @@ def make_train_step(
       model: called with `train=True`; collections other than "params" are updated.
       optimizer: of optax.
       seed: of the model's "dropout" stream, which depends on the seed and the step alone.
+      label_smoothing: the part of a label that is spread over all outputs, from 0 to below 1.
     """
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch) -> tuple[jax.Array, Any]:
@@ -43,7 +50,7 @@ def make_train_step(
             mutable=list(state.model_state),
             rngs={"dropout": key},
         )
-        loss, correct = _loss_and_correct(logits, batch["label"])  # [N], [N]
+        loss, correct = _loss_and_correct(logits, batch["label"], label_smoothing)  # [N], [N]
         return loss.mean(), (correct.mean(), dict(model_state))
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -96,10 +103,15 @@ def evaluate(
     return {name: total[name] / total["weight"] for name in ("loss", "accuracy")}
 
 
-def _loss_and_correct(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _loss_and_correct(
+    logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0
+) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy [N] and whether the largest logit is right [N], both float32."""
     logits = logits.astype(jnp.float32)  # [N, O]
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing > 0:
+        uniform = -jax.nn.log_softmax(logits).mean(-1)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
     return loss, (logits.argmax(-1) == labels).astype(jnp.float32)
 
 

@@ -42,8 +42,13 @@ def test_too_many_of_a_class_says_how_many_there_are():
 
 
 def test_too_small_for_the_classes():
-    with pytest.raises(ValueError, match="size=2; a balanced probe of 3 classes"):
-        make_probe(SOURCE, size=2, seed=0)
+    with pytest.raises(ValueError, match="size=0; a probe has at least one image"):
+        make_probe(SOURCE, size=0, seed=0)
+
+
+def test_fewer_images_than_classes_are_of_different_classes():
+    drawn = {tuple(make_probe(SOURCE, size=2, seed=seed).labels) for seed in range(20)}
+    assert drawn == {(0, 1), (0, 2), (1, 2)}
 
 
 def test_probes_come_back_from_their_file(tmp_path):

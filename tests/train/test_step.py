@@ -42,6 +42,16 @@ def test_a_step_is_plain_gradient_descent():
     assert not state.diverged
 
 
+def test_smoothed_labels_are_part_uniform():
+    optimizer = optax.sgd(0.1)
+    logits = FCN.apply({"params": state_of(FCN, optimizer).params}, IMAGES)
+    q = 0.7 * np.eye(3)[LABELS] + 0.3 / 3
+    want = -np.mean(np.sum(q * jax.nn.log_softmax(logits), axis=-1))
+    step = make_train_step(FCN, optimizer, seed=0, label_smoothing=0.3)
+    _, metrics = step(state_of(FCN, optimizer), BATCH)
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-6)
+
+
 def test_dtypes_stay_and_nothing_compiles_twice():
     optimizer = optax.adamw(optax.cosine_decay_schedule(0.1, 10))
     model = create_model("cnn", num_outputs=3, features=(4,), norm="batch")
