@@ -10,8 +10,8 @@ decoded and then cropped, or only the crop is (`decode_and_crop_jpeg`). Ours fil
 (Pillow), tf.data's `resize` samples without a filter, which is less work.
 
 Hardware and run time: 2 CPU cores, 2 minutes. Result: `results/benchmark_input.csv`, the median
-and the extremes over the rounds, and the load of the machine, which others may share. Expected: 0.64
-of the images per second of tf.data that decodes the crop alone, 0.68 of that which decodes the
+and the extremes over the rounds, and the load of the machine, which others may share. Expected:
+0.64 of the images per second of tf.data that decodes the crop alone, 0.68 of that which decodes the
 image; most of the difference is CPU time (2.9 ms for an image, against 1.8 and 2.0).
 """
 
