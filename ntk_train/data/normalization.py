@@ -1,6 +1,7 @@
 """Pixels from 0 to 255 to the inputs of a network: (pixel / 255 - mean) / std, per channel."""
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ class Normalization:
     """Mean and standard deviation of each channel, of pixels scaled to 0 to 1.
 
     Attributes:
-      mean: one number per channel.
-      std: one number per channel.
+      mean: one number per channel, or one for all.
+      std: the same.
     """
 
     mean: tuple[float, ...]
@@ -34,10 +35,10 @@ class Normalization:
             return images.astype(np.float32) * scale - shift
         # NumPy's inner loop is along the last axis. Along a row of pixels in the place of three
         # channels, and without a copy in between, 224 x 224 takes a fifth of the time.
-        row = images.shape[-2] if images.ndim > 1 else 1
-        rows = images.reshape(-1, row * images.shape[-1])
-        out = np.multiply(rows, np.tile(scale, row), dtype=np.float32)
-        out -= np.tile(shift, row)
+        row = images.shape[-2:] if images.ndim > 1 else images.shape  # (width, channels)
+        rows = images.reshape(-1, math.prod(row))
+        out = np.multiply(rows, np.broadcast_to(scale, row).ravel(), dtype=np.float32)
+        out -= np.broadcast_to(shift, row).ravel()
         return out.reshape(images.shape)
 
 
