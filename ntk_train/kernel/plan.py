@@ -40,6 +40,8 @@ class Machine(NamedTuple):
       tile: rows and columns of a block of the kernel.
       launch: numbers copied in the time that it takes to start one more product.
       batches: whether one batched product is faster than many small ones.
+      columns: how many parts of x2 are worth a program of their own; where the compiler brings
+        factors in order by itself, and slices are copies, none.
     """
 
     balance: int
@@ -48,13 +50,14 @@ class Machine(NamedTuple):
     tile: int
     launch: int
     batches: bool
+    columns: int
 
 
 # Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
 MACHINES = {
-    "cpu": Machine(30, 16e6, 1e9, 256, 16_000, False),
-    "gpu": Machine(30, 8e9, 8e9, 4096, 1_000_000, True),
-    "tpu": Machine(100, 2e9, 2e9, 4096, 1_000_000, True),
+    "cpu": Machine(30, 16e6, 1e9, 256, 16_000, False, 8),
+    "gpu": Machine(30, 8e9, 8e9, 4096, 1_000_000, True, 1),
+    "tpu": Machine(100, 2e9, 2e9, 4096, 1_000_000, True, 1),
 }
 
 
@@ -403,13 +406,9 @@ def _blocks(
     pairs = sum(part.cost.operations for part in parts if part.way == "half_gram")
     columns = 1
     if blocked and tile is None and pairs > operations / 8:  # or it takes more than it saves
-        columns = _columns(labels[m_])
+        m = labels[m_]
+        columns = m if m <= machine.columns else min(machine.columns, 2)
     return Blocks(examples, outputs, tile, columns)
-
-
-def _columns(m: int) -> int:
-    """One by one as long as these are few: each column is compiled on its own."""
-    return m if m <= 8 else 2
 
 
 def mirror_of(layout: KernelLayout) -> list[int] | None:

@@ -6,8 +6,9 @@
         hook(step, params=state.params)
 
 It compiles once, on a thread beside the training steps, computes the kernel at the parameters of
-the step, takes its spectrum in float64 on the host and writes `ntk/<metric>`. Whatever goes wrong
-is logged and counted, and training goes on.
+the step, takes its spectrum and diagnostics in float64 on the host and writes `ntk/<metric>`;
+docs/diagnostics.md says what each means. Whatever goes wrong is logged and counted, and training
+goes on.
 """
 
 import dataclasses
@@ -22,14 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.errors import KernelInputError
+from ntk_train.errors import ConventionError, KernelInputError
 from ntk_train.kernel.auto import check_implementation
 from ntk_train.kernel.problem import on_one_device, parse_outputs
 from ntk_train.kernel.tangent_kernel import precision_of_products
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.program import KernelProgram, signature
 from ntk_train.monitor.schedule import Schedule
-from ntk_train.spectrum import Spectrum, kernel_spectrum
+from ntk_train.spectrum import (
+    Diagnostics,
+    ReferenceKernels,
+    Spectrum,
+    check_comparable,
+    diagnose,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -45,15 +52,20 @@ class Measurement:
     Attributes:
       step: the step of the loop.
       kernel: the kernel on the host, [N, N] or [N, O, N, O].
-      spectrum: its eigenvalues and what follows from them.
+      diagnostics: its spectrum, its alignment with the labels, its change since the first one.
       seconds: wall-clock time of the kernel and its spectrum, without compilation and without
         the training steps that were still under way.
     """
 
     step: int
     kernel: np.ndarray
-    spectrum: Spectrum
+    diagnostics: Diagnostics
     seconds: float
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The kernel's eigenvalues and what follows from them."""
+        return self.diagnostics.spectrum
 
 
 class NTKHook:
@@ -62,12 +74,17 @@ class NTKHook:
     Attributes:
       convention: the choices behind the numbers, None until the first call or `prepare`.
       latest: the last `Measurement`, None before the first.
+      references: the first kernel and the previous one, with which the next is compared; None
+        before the first. Keep `references.to_dict()` in the checkpoint.
       failures: how many measurements and writes failed, and were survived.
 
     Args:
       f: `f(params, x)`, or `f(params, x, model_state)` if the hook is called with a model_state.
         `ntk_train.linen_fn(model, train=False)` makes one.
       probe: N inputs with the examples on axis 0, fixed for the run and never augmented.
+      labels: the class of each probe input [N], or targets [N, O]; with them the alignment of the
+        kernel with the labels is logged.
+      references: those of the run that this one continues, so that its curves go on.
       writer: anything with the methods of clu's `MetricWriter`; None keeps to `latest`.
       every_steps: run at every multiple of this.
       on_steps: run at each of these steps.
@@ -94,6 +111,8 @@ class NTKHook:
         f: ApplyFn,
         probe: PyTree,
         *,
+        labels: Any = None,
+        references: ReferenceKernels | None = None,
         writer: Any = None,
         every_steps: int | None = None,
         on_steps: Collection[int] = (),
@@ -115,6 +134,8 @@ class NTKHook:
         _check(outputs, implementation, precision, max_failures)
         self._f = f
         self._probe = _checked_probe(probe, batched)
+        self._labels = _checked_labels(labels, self._probe)
+        self.references = references
         self._writer = writer
         self._kernel_options: dict[str, Any] = {
             "outputs": outputs,
@@ -220,17 +241,45 @@ class NTKHook:
                 coupling,
             )
         start = time.perf_counter()
-        spectrum = kernel_spectrum(kernel, eps=self._program.eps)
-        if spectrum.lambda_max == 0:
+        found = self._diagnose(step, kernel)
+        if found.spectrum.lambda_max == 0:
             _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
-        return Measurement(step, kernel, spectrum, seconds + time.perf_counter() - start)
+        return Measurement(step, kernel, found, seconds + time.perf_counter() - start)
+
+    def _diagnose(self, step: int, kernel: np.ndarray) -> Diagnostics:
+        """The numbers of a kernel, which becomes the previous one."""
+        assert self._program is not None
+        references, convention = self.references, self._program.convention
+        if references is not None and not _compare(references, kernel, convention):
+            _log.warning(
+                "The kernel's convention is another one than before: its change is counted anew "
+                "from step %d.",
+                step,
+            )
+            references = None
+        # A kernel of zeros has no direction that could have changed.
+        moved = references if np.any(kernel) else None
+        found = diagnose(
+            kernel,
+            convention,
+            eps=self._program.eps,
+            labels=self._labels,
+            references=moved,
+            step=step,
+        )
+        if references is None:
+            self.references = ReferenceKernels.start(kernel, step, convention)
+        else:
+            self.references = references.advance(kernel, step, convention)
+        return found
 
     def _write(self, found: Measurement) -> None:
         """Writes each kind of summary on its own: what fails does not take the others along."""
         writer, step, spectrum = self._writer, found.step, found.spectrum
         if writer is None:
             return
-        scalars = spectrum.scalars() | {"seconds": found.seconds, "failures": self.failures}
+        scalars = found.diagnostics.scalars()
+        scalars |= {"seconds": found.seconds, "failures": self.failures}
         self._attempt("write_scalars", lambda: writer.write_scalars(step, self._tags(scalars)))
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
         if signal.size:
@@ -301,6 +350,25 @@ def _check(outputs: Any, implementation: str, precision: str | None, max_failure
     if max_failures < 1:
         msg = f"max_failures={max_failures}; expected 1 or more, or the hook would never run."
         raise KernelInputError(msg)
+
+
+def _compare(references: ReferenceKernels, kernel: np.ndarray, convention: Convention) -> bool:
+    """Whether a kernel can be compared with earlier ones."""
+    try:
+        check_comparable(references.convention, convention)
+    except ConventionError:
+        return False
+    return references.initial.shape == kernel.shape
+
+
+def _checked_labels(labels: Any, probe: PyTree) -> np.ndarray | None:
+    if labels is None:
+        return None
+    labels, n = np.asarray(labels), len(jax.tree.leaves(probe)[0])
+    if labels.ndim not in (1, 2) or len(labels) != n:
+        msg = f"labels has shape {labels.shape}; expected one for each of the {n} probe inputs."
+        raise KernelInputError(msg)
+    return labels
 
 
 def _checked_probe(probe: PyTree, batched: bool) -> PyTree:

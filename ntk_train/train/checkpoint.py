@@ -1,13 +1,24 @@
-"""Checkpoints through Orbax: written now and then, restored bit for bit."""
+"""Checkpoints through Orbax: written now and then, restored bit for bit.
 
+Beside the states lie the kernels that later ones are compared with, as plain arrays: a run that
+goes on continues the curves of its kernel's change.
+"""
+
+import logging
 import pathlib
+import zipfile
 from types import TracebackType
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from ntk_train.spectrum import ReferenceKernels
 from ntk_train.train.config import ConfigError
 from ntk_train.train.state import TrainState
+
+_log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -38,12 +49,40 @@ class Checkpoints:
         """Ends Orbax's threads."""
         self._manager.close()
 
-    def save(self, state: TrainState) -> pathlib.Path:
+    def save(self, state: TrainState, references: ReferenceKernels | None = None) -> pathlib.Path:
         """Saves the state under its own step, unless that is saved already; returns where."""
         step = int(state.step)
         if step not in self._manager.all_steps():
+            if references is not None:
+                self._save_references(references, step)
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         return self._directory / str(step)
+
+    def _save_references(self, references: ReferenceKernels, step: int) -> None:
+        """Writes them first, in one step: a checkpoint is never without those that it had."""
+        path = self._references(step)
+        new = path.with_suffix(".new.npz")
+        arrays: dict[str, Any] = references.to_dict()
+        np.savez(new, **arrays)
+        new.replace(path)
+        kept = {self._references(number) for number in self._manager.all_steps()} | {path}
+        for old in set(path.parent.glob("ntk_references_*.npz")) - kept:
+            old.unlink()
+
+    def restore_references(self, step: int) -> ReferenceKernels | None:
+        """The kernels kept with the state of a step; None where there are none that can be read."""
+        path = self._references(step)
+        try:
+            with np.load(path) as arrays:
+                return ReferenceKernels.from_dict(dict(arrays))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            _log.warning("%s cannot be read, the kernel's change starts anew: %s", path, error)
+            return None
+
+    def _references(self, step: int) -> pathlib.Path:
+        return self._directory.parent / f"ntk_references_{step}.npz"
 
     def restore_latest(self, initial: TrainState) -> TrainState:
         """The latest state, or `initial` if there is none.

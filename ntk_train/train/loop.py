@@ -69,7 +69,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
             _keep_probes(setup, workdir / "probe.json", resumed=int(state.step) > 0)
         writer = metric_writers.create_default_writer(str(workdir), just_logging=not lead)
         stack.callback(writer.close)
-        hook = make_hook(config, setup, writer)
+        hook = make_hook(config, setup, writer, checkpoints.restore_references(int(state.step)))
         if hook is not None:
             stack.callback(hook.close)
             hook.prepare(params=state.params, model_state=state.model_state)
@@ -178,7 +178,7 @@ class _Run:
             self._log(step)
         self._measure(step, evaluates=evaluates)
         if saves:
-            self._checkpoints.save(self._state)
+            self._checkpoints.save(self._state, self._hook.references if self._hook else None)
         self._report(step)
         if step == self._start + 1:
             self._progress.restart_clock(step)  # the first step waited for its compilation

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from ntk_train.data import Dataset, Probe, largest_probe, load_dataset, make_probe
 from ntk_train.models import create_model
 from ntk_train.monitor import NTKHook, linen_fn
+from ntk_train.spectrum import ReferenceKernels
 from ntk_train.train.config import blame
 from ntk_train.train.optimizer import make_optimizer, make_schedule
 from ntk_train.train.state import TrainState, create_state
@@ -77,8 +78,16 @@ def make_setup(config: ConfigDict) -> Setup:
     return Setup(dataset, model, schedule, optimizer, probe, test_probe)
 
 
-def make_hook(config: ConfigDict, setup: Setup, writer: Any) -> NTKHook | None:
+def make_hook(
+    config: ConfigDict, setup: Setup, writer: Any, references: ReferenceKernels | None = None
+) -> NTKHook | None:
     """Makes the hook that `config.ntk` describes, or None.
+
+    Args:
+      config: the whole config.
+      setup: its objects.
+      writer: of clu.
+      references: earlier kernels of a run that is continued.
 
     Raises:
       ConfigError: a value of `config.ntk` is at fault.
@@ -89,6 +98,8 @@ def make_hook(config: ConfigDict, setup: Setup, writer: Any) -> NTKHook | None:
         return NTKHook(
             linen_fn(setup.model, train=False),
             setup.dataset.inputs(setup.probe.images),
+            labels=setup.probe.labels,
+            references=references,
             writer=writer,
             every_steps=config.ntk.every_steps,
             last_step=config.num_train_steps,

@@ -38,7 +38,7 @@ def params_of(outputs):
 @pytest.fixture
 def machine(monkeypatch):
     def small(examples, outputs, tile):
-        chosen = plan.Machine(30, 1e9, 1e9, 1e9, 4096, True)
+        chosen = plan.Machine(30, 1e9, 1e9, 1e9, 4096, True, 1)
         monkeypatch.setattr(plan, "this_machine", lambda: chosen)
         monkeypatch.setattr(plan, "_blocks", lambda *_: plan.Blocks(examples, outputs, tile))
 

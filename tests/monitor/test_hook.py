@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from ntk_train import KernelInputError, NTKHook, kernel_spectrum, linen_fn, ntk
+from ntk_train.spectrum import ReferenceKernels
 
 PARAMS = {"w": jnp.linspace(-1, 1, 15).reshape(3, 5), "v": jnp.linspace(1, 2, 10).reshape(5, 2)}
 PROBE = jnp.sin(jnp.arange(18.0)).reshape(6, 3)
@@ -80,6 +81,49 @@ def test_in_a_loop_with_donated_parameters_it_logs_the_kernel_of_each_step():
     np.testing.assert_allclose(10 ** histogram["ntk/log10_eigenvalues"], want[0].eigenvalues)
     assert [step for step, _ in writer.of("write_images")] == [0, 2, 4]
     assert writer.of("write_images")[0][1]["ntk/spectrum"].dtype == np.uint8
+
+
+def test_alignment_with_the_labels_and_change_since_the_first_kernel():
+    labels, writer = np.array([0, 0, 0, 1, 1, 1]), Recorder()
+    hook = NTKHook(f, PROBE, labels=labels, every_steps=5, writer=writer)
+    moved = {"w": 1.1 * PARAMS["w"], "v": PARAMS["v"]}
+    kernels = [np.asarray(ntk(f, p, PROBE, outputs="trace")) for p in (PARAMS, moved)]
+    hook(0, params=PARAMS)
+    assert "ntk/relative_change" not in dict(writer.of("write_scalars"))[0]
+    hook(5, params=moved)
+    scalars = dict(writer.of("write_scalars"))
+    y = np.eye(2)[labels] @ np.eye(2)[labels].T
+    for step, kernel in zip((0, 5), kernels):
+        want = np.sum(kernel * y) / np.linalg.norm(kernel) / np.linalg.norm(y)
+        assert scalars[step]["ntk/kernel_target_alignment"] == pytest.approx(want, rel=1e-6)
+    change = np.linalg.norm(kernels[1] - kernels[0]) / np.linalg.norm(kernels[0])
+    assert scalars[5]["ntk/relative_change"] == pytest.approx(change, rel=1e-6)
+    assert hook.references.initial_step == 0
+    assert hook.references.previous_step == 5
+
+
+def test_a_hook_that_gets_the_references_goes_on_as_if_it_had_not_stopped():
+    moved = [{"w": (1 + 0.1 * i) * PARAMS["w"], "v": PARAMS["v"]} for i in range(3)]
+    whole, first = (NTKHook(f, PROBE, every_steps=1) for _ in range(2))
+    for step in range(3):
+        whole(step, params=moved[step])
+    for step in range(2):
+        first(step, params=moved[step])
+    kept = ReferenceKernels.from_dict(first.references.to_dict())
+    second = NTKHook(f, PROBE, every_steps=1, references=kept)
+    second(2, params=moved[2])
+    assert second.latest.diagnostics.scalars() == whole.latest.diagnostics.scalars()
+
+
+def test_references_of_another_convention_start_anew(caplog):
+    first = NTKHook(f, PROBE, every_steps=1)
+    first(0, params=PARAMS)
+    other = NTKHook(f, PROBE, every_steps=1, outputs="sum", references=first.references)
+    other(1, params=PARAMS)
+    assert "its change is counted anew from step 1" in caplog.text
+    assert "relative_change" not in other.latest.diagnostics.scalars()
+    assert other.references.initial_step == 1
+    assert other.failures == 0
 
 
 def test_the_convention_is_written_once_as_text_and_hparams():
@@ -341,6 +385,7 @@ def test_prepare_raises_what_a_call_would_survive():
         (PROBE, {"every_steps": 1, "implementation": "fast"}, "implementation='fast'"),
         (PROBE, {"every_steps": 1, "precision": "exact"}, "precision='exact'"),
         (PROBE, {"every_steps": 1, "max_failures": 0}, "max_failures=0"),
+        (PROBE, {"every_steps": 1, "labels": [0, 1]}, "one for each of the 6 probe inputs"),
     ],
 )
 def test_what_could_never_work_is_refused_at_once(probe, options, match):

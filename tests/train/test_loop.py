@@ -13,6 +13,7 @@ from tensorboard.util import tensor_util
 from configs import default
 from ntk_train.models import CNN
 from ntk_train.train import ConfigError, NonFiniteLossError, train_and_evaluate
+from ntk_train.train.checkpoint import Checkpoints
 
 
 def config_of(**fields):
@@ -93,7 +94,7 @@ def test_the_kernel_is_that_of_the_network_in_eval_mode(finished, monkeypatch, t
 
 
 def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
-    whole, _ = finished
+    whole, workdir = finished
     config = config_of(**{"model.kwargs.norm": "batch"})
 
     class Killed(Exception):
@@ -110,6 +111,20 @@ def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
     assert set(scalars(tmp_path)["train_loss"]) == {2, 3}  # the writer was flushed
     resumed = train_and_evaluate(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+    for tag in ("relative_change", "kernel_velocity", "kernel_target_alignment"):
+        curves = [scalars(folder)[f"ntk/{tag}"] for folder in (workdir, tmp_path)]
+        assert curves[0][6] == curves[1][6] != 0  # to the last bit, over the interruption
+    assert len(list(tmp_path.glob("ntk_references_*.npz"))) == len(
+        list((tmp_path / "checkpoints").iterdir())
+    )
+
+
+def test_damaged_references_start_anew(finished, tmp_path, caplog):
+    with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        (tmp_path / "ntk_references_6.npz").write_bytes(b"no archive")
+        assert checkpoints.restore_references(6) is None
+        assert checkpoints.restore_references(5) is None
+    assert "ntk_references_6.npz cannot be read" in caplog.text
 
 
 def test_a_finished_run_is_not_trained_again(finished, capsys, caplog):
