@@ -62,6 +62,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ntk.implementation = "auto"  # or "jacobian_contraction", "ntk_vector_products"
     config.ntk.batched = True  # the outputs of an example depend on that example alone
     config.ntk.precision = "highest"  # of the matrix products in the kernel
+    config.ntk.max_overhead = 0.0  # of the run's time, 0.01 for one per cent; 0 for no limit
 
     # Each of these happens at multiples of its number, and at the last step.
     config.log_every_steps = 20  # train_loss, train_accuracy, learning_rate

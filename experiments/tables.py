@@ -20,8 +20,8 @@ _CELLS = (
     "fastest of the peer", "peer / auto", "memory, peer / auto",
 )  # fmt: skip
 _GPU = (
-    "network", "N", "O", "implementation", "precision", "ms", "compile, s", "temporary, MB",
-    "relative error",
+    "network", "N", "O", "GPU", "implementation", "precision", "ms", "compile, s",
+    "temporary, MB", "relative error",
 )  # fmt: skip
 
 
@@ -94,6 +94,7 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
             row["network"],
             row["n"],
             row["o"],
+            _card(origins[row["run"]]),
             row["implementation"] + (f" ({row['chosen']})" if row["chosen"] else ""),
             row["precision"],
             row["milliseconds"],
@@ -107,10 +108,15 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         "## On a GPU, by precision of the matrix products",
         "Full kernels of a batch with itself, medians of batches of back-to-back runs. The error "
         "is the norm of the difference to the structured kernel in float64, of the same parameters "
-        "and inputs, over its norm. In brackets what `auto` took.",
+        "and inputs, over its norm. In brackets what `auto` took. Only rows of one GPU compare.",
         _table(_GPU, lines),
         _made(rows, origins),
     ]
+
+
+def _card(origin: Mapping[str, Any]) -> str:
+    """H100 of "NVIDIA H100 80GB HBM3": rows of different cards are not to be compared."""
+    return str(origin["devices"][0]).removeprefix("NVIDIA ").split()[0]
 
 
 def _is_shown(row: Row) -> bool:

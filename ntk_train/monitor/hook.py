@@ -96,6 +96,9 @@ class NTKHook:
       batched: as in `ntk_train.ntk`; False for BatchNorm in train mode.
       precision: as in `ntk_train.ntk`.
       param_filter: as in `ntk_train.ntk`.
+      max_overhead: of the run's time, above which the period is stretched: after a measurement that
+        took s seconds, `every_steps` and `every_secs` are left out for s / max_overhead seconds;
+        0.01 is one per cent. None for no limit. `on_steps` and `last_step` run in any case.
       prefix: the tags are `<prefix>/lambda_max` and so on.
       pictures: whether to draw the spectrum; needs matplotlib, and is skipped without it.
       write_hparams: whether to write the convention as hparams too. False for a loop that merges
@@ -123,6 +126,7 @@ class NTKHook:
         batched: bool = True,
         precision: str | None = "highest",
         param_filter: ParamFilter | None = None,
+        max_overhead: float | None = None,
         prefix: str = "ntk",
         pictures: bool = True,
         write_hparams: bool = True,
@@ -131,7 +135,7 @@ class NTKHook:
         self._schedule = Schedule(
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
         )
-        _check(outputs, implementation, precision, max_failures)
+        _check(outputs, implementation, precision, max_overhead, max_failures)
         self._f = f
         self._probe = _checked_probe(probe, batched)
         self._labels = _checked_labels(labels, self._probe)
@@ -149,6 +153,9 @@ class NTKHook:
         if pictures and not self._pictures:
             _log.info("No pictures of the spectrum: pip install 'ntk_train[plot]' for them.")
         self._write_hparams = write_hparams
+        self._max_overhead = max_overhead
+        self._started: float | None = None  # when the first measurement began
+        self._spent = 0.0  # seconds since then in measurements, the latest and its writing not yet
         self._max_failures = max_failures
         self._failures_in_a_row = 0
         self._program: KernelProgram | None = None
@@ -186,12 +193,18 @@ class NTKHook:
                 self._prepare_for(params, model_state)
             if not due:
                 return False
+            self._started = self._started or time.perf_counter()
             self.latest = self._measure(number, params, model_state)
         except Exception as error:  # a diagnostic never ends a training run
             self._survive(step, error)
             return False
         self._failures_in_a_row = 0
+        start = time.perf_counter()
         self._write(self.latest)
+        cost = self.latest.seconds + time.perf_counter() - start
+        self._spent += cost
+        if self._max_overhead is not None:
+            self._schedule.rest(cost / self._max_overhead)
         return True
 
     def prepare(
@@ -280,6 +293,9 @@ class NTKHook:
             return
         scalars = found.diagnostics.scalars()
         scalars |= {"seconds": found.seconds, "failures": self.failures}
+        if self._spent > 0 and self._started is not None:  # not of the first, which is all there is
+            elapsed = time.perf_counter() - self._started
+            scalars["time_share"] = (self._spent + found.seconds) / elapsed
         self._attempt("write_scalars", lambda: writer.write_scalars(step, self._tags(scalars)))
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
         if signal.size:
@@ -338,7 +354,13 @@ class NTKHook:
             self._attempt("write_scalars", lambda: self._writer.write_scalars(int(step), count))
 
 
-def _check(outputs: Any, implementation: str, precision: str | None, max_failures: int) -> None:
+def _check(
+    outputs: Any,
+    implementation: str,
+    precision: str | None,
+    max_overhead: float | None,
+    max_failures: int,
+) -> None:
     """Refuses what could not work at any step."""
     if isinstance(outputs, str) and outputs == "diagonal":
         msg = "outputs='diagonal' is no square kernel and has no spectrum; use 'full' or 'trace'."
@@ -347,6 +369,9 @@ def _check(outputs: Any, implementation: str, precision: str | None, max_failure
     check_implementation(implementation)
     with precision_of_products(precision):
         pass
+    if max_overhead is not None and not max_overhead > 0:
+        msg = f"max_overhead={max_overhead}; expected a part of the run's time, as 0.01, or None."
+        raise KernelInputError(msg)
     if max_failures < 1:
         msg = f"max_failures={max_failures}; expected 1 or more, or the hook would never run."
         raise KernelInputError(msg)

@@ -1,5 +1,6 @@
 """When a hook runs: every so many steps, on given steps, every so many seconds."""
 
+import math
 import time
 from collections.abc import Collection
 
@@ -45,6 +46,7 @@ class Schedule:
         self._on_steps = on_steps
         self._previous: int | None = None
         self._last_run: tuple[int, float] | None = None
+        self._rests_until = -math.inf
 
     def due(self, step: int, t: float | None = None) -> bool:
         """Whether to run now. `t` is the time in seconds, by default `time.time()`."""
@@ -56,10 +58,16 @@ class Schedule:
         if self._last_run is not None and self._last_run[0] == step:
             return False
         due = any(previous < on_step <= step for on_step in self._on_steps)
-        if self._every_steps is not None:
-            due |= step // self._every_steps > previous // self._every_steps
-        if self._every_secs is not None:
-            due |= self._last_run is None or t - self._last_run[1] >= self._every_secs
+        if t >= self._rests_until:
+            if self._every_steps is not None:
+                due |= step // self._every_steps > previous // self._every_steps
+            if self._every_secs is not None:
+                due |= self._last_run is None or t - self._last_run[1] >= self._every_secs
         if due:
             self._last_run = (step, t)
         return due
+
+    def rest(self, seconds: float) -> None:
+        """Leaves out `every_steps` and `every_secs` for so long after the last run."""
+        if self._last_run is not None:
+            self._rests_until = self._last_run[1] + seconds

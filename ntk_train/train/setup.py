@@ -107,5 +107,6 @@ def make_hook(
             implementation=config.ntk.implementation,
             batched=config.ntk.batched,
             precision=config.ntk.precision,
+            max_overhead=config.ntk.max_overhead or None,
             write_hparams=False,  # the loop writes them with its own; writers take them once
         )

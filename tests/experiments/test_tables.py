@@ -44,7 +44,7 @@ def test_a_page_of_both_tables(tmp_path):
     record.merge_table("benchmark_gpu", rows, ["case"], tmp_path)
     text = tables.page(tmp_path)
     assert "| fcn 8, N 1, O 2 | 2 | structured |  | 1.00 | nt structured | 1.50 | 1.00 |" in text
-    assert "| ViT | 2 | 3 | auto (structured) | highest | 1.5 | 30 | 7 | 1.00e-06 |" in text
+    assert "| ViT | 2 | 3 | cpu | auto (structured) | highest | 1.5 | 30 | 7 | 1.00e-06 |" in text
     assert "jacobian_contraction | highest | 1.5 | 30 | 7 | out of memory |" in text
     assert "float64 |" not in text
     assert text.count(f"- {record.RUN}: `python -m experiments.") == 2

@@ -102,6 +102,20 @@ def test_alignment_with_the_labels_and_change_since_the_first_kernel():
     assert hook.references.previous_step == 5
 
 
+def test_its_share_of_the_time_is_bounded_and_logged():
+    writer = Recorder()
+    options = {"every_steps": 1, "on_steps": [3], "max_overhead": 0.01, "pictures": False}
+    hook = NTKHook(f, PROBE, writer=writer, **options)
+    assert hook(0, 0.0, params=PARAMS)
+    rest = hook.latest.seconds / 0.01  # at least
+    assert not hook(1, 0.5 * rest, params=PARAMS)
+    assert hook(3, 0.6 * rest, params=PARAMS)  # asked for by name
+    assert hook(4, 1e9, params=PARAMS)
+    shares = [scalars.get("ntk/time_share") for _, scalars in writer.of("write_scalars")]
+    assert shares[0] is None
+    assert all(0 < share <= 1 for share in shares[1:])
+
+
 def test_a_hook_that_gets_the_references_goes_on_as_if_it_had_not_stopped():
     moved = [{"w": (1 + 0.1 * i) * PARAMS["w"], "v": PARAMS["v"]} for i in range(3)]
     whole, first = (NTKHook(f, PROBE, every_steps=1) for _ in range(2))
@@ -385,6 +399,7 @@ def test_prepare_raises_what_a_call_would_survive():
         (PROBE, {"every_steps": 1, "implementation": "fast"}, "implementation='fast'"),
         (PROBE, {"every_steps": 1, "precision": "exact"}, "precision='exact'"),
         (PROBE, {"every_steps": 1, "max_failures": 0}, "max_failures=0"),
+        (PROBE, {"every_steps": 1, "max_overhead": 0.0}, "max_overhead=0.0; expected a part"),
         (PROBE, {"every_steps": 1, "labels": [0, 1]}, "one for each of the 6 probe inputs"),
     ],
 )

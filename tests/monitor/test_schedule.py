@@ -10,6 +10,17 @@ def ran(schedule, steps):
     return [step for step in steps if schedule.due(step, float(step))]
 
 
+def test_a_rest_leaves_out_the_period_and_no_step_by_name():
+    schedule = Schedule(every_steps=2, on_steps=[5], last_step=7)
+    schedule.rest(1e9)  # nothing has run yet
+    assert schedule.due(0, 0.0)
+    schedule.rest(10.0)
+    ran = [step for step in range(1, 8) if schedule.due(step, float(step))]
+    assert ran == [5, 7]
+    assert not schedule.due(9, 9.9)  # past 8, in the rest
+    assert schedule.due(10, 10.0)
+
+
 def test_every_steps_from_the_first():
     assert ran(Schedule(every_steps=5), range(12)) == [0, 5, 10]
 
