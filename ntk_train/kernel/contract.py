@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_train._types import KernelProblem
-from ntk_train.kernel.plan import Plan, examples_of
+from ntk_train.kernel.plan import Plan, examples_of, this_machine
 from ntk_train.kernel.rows import Factored, Rows
 
 
@@ -92,7 +92,7 @@ def _half_gram(
     layout, (n, m) = problem.layout, examples_of(problem)
     x, g1 = _gram_of_inputs(problem, left, right), _labelled(f"{layout.left}rtb", left.g)
     g2 = _Labelled(layout.right, right.g)
-    if m and m != n and right.g.shape[0] == 1:
+    if this_machine().columns > 1 and m and m != n and right.g.shape[0] == 1:
         x, g2 = _without(x, m), _without(g2, m)
         if {"t", "s"} <= set(x.labels) and right.g.shape[-2] <= right.g.shape[-1]:
             x = _repeated(x, g1, layout.left)

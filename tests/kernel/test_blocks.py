@@ -37,17 +37,21 @@ def params_of(outputs):
 
 @pytest.fixture
 def machine(monkeypatch):
-    def small(examples, outputs, tile):
+    def small(examples, outputs, tile, columns=1):
         chosen = plan.Machine(30, 1e9, 1e9, 1e9, 4096, True, 1)
         monkeypatch.setattr(plan, "this_machine", lambda: chosen)
-        monkeypatch.setattr(plan, "_blocks", lambda *_: plan.Blocks(examples, outputs, tile))
+        monkeypatch.setattr(
+            plan, "_blocks", lambda *_: plan.Blocks(examples, outputs, tile, columns)
+        )
 
     return small
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
 @pytest.mark.parametrize("outputs", [5, 40], ids=["whole", "cut_at_a_bottleneck"])
-@pytest.mark.parametrize("blocks", [(1, 1, 1), (2, 3, 2), (3, 4, None), (7, 7, 3)])
+@pytest.mark.parametrize(
+    "blocks", [(1, 1, 1), (2, 3, 2), (3, 4, None), (7, 7, 3), (7, 7, None, 2), (7, 7, None, 7)]
+)
 def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other):
     machine(*blocks)
     params, x2 = params_of(outputs), 2 * X[:3] if other else None
@@ -55,6 +59,20 @@ def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other)
     assert (explain(network, params, X, x2).plan.inner is not None) == (outputs == 40)
     kernel = jax.jit(lambda *inputs: ntk(network, *inputs, implementation="structured"))
     np.testing.assert_allclose(kernel(params, X, x2), want, atol=1e-12 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("way", ["jacobian", "half_gram", "full_gram"])
+@pytest.mark.parametrize("columns", [1, 3, 7])
+def test_every_way_in_columns(machine, monkeypatch, way, columns):
+    machine(7, 5, None, columns)
+    costs = plan._costs
+    monkeypatch.setattr(plan, "_costs", lambda *args: {way: costs(*args)[way]})
+    params = params_of(5)
+    parts = explain(network, params, X).plan.all_parts
+    assert {part.way for part in parts if part.sites[0]} <= {way, "identity"}
+    want = oracle.kernel(network, params, X)
+    found = jax.jit(functools.partial(ntk, network, implementation="structured"))(params, X)
+    np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("outputs", ["trace", "sum", "diagonal", 1])
