@@ -59,7 +59,7 @@ def test_the_table_in_the_readme_is_from_the_data():
     times = {
         (row["network"], row["n"], row["o"], row["implementation"]): float(row["milliseconds"])
         for row in rows
-        if row["precision"] == "highest"
+        if row["precision"] == "highest" and row["milliseconds"]  # empty where it ran out of memory
     }
     lines = (record.ROOT / "README.md").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| network | N, O |")) + 2
