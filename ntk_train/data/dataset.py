@@ -102,3 +102,32 @@ def check_image_dtype(image_dtype: str) -> None:
     if image_dtype not in ("float32", "uint8"):
         msg = f"image_dtype={image_dtype!r}; expected 'float32' or 'uint8'."
         raise ValueError(msg)
+
+
+def standardized(
+    name: str,
+    class_names: tuple[str, ...],
+    images: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+) -> Dataset:
+    """A data set in memory, shifted and scaled by all pixels of its training part.
+
+    Args:
+      name: how messages call it.
+      class_names: the name of each label, in order.
+      images: [N, height, width] of one channel.
+      labels: [N] int32.
+      train: indices of the training part.
+      test: indices of the test part.
+    """
+    mean, std = images[train].mean(), images[train].std()
+    scaled = ((images - mean) / std).astype(np.float32)[..., None]  # [N, height, width, 1]
+    return Dataset(
+        name=name,
+        class_names=class_names,
+        image_shape=scaled.shape[1:],
+        train=ArraySource(scaled[train], labels[train]),
+        test=ArraySource(scaled[test], labels[test]),
+    )

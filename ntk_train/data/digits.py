@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ntk_train.data.dataset import ArraySource, Dataset
+from ntk_train.data.dataset import Dataset, standardized
 
 
 def load_digits(
@@ -35,18 +35,11 @@ def load_digits(
     _check(classes, test_fraction)
     images, digits = _read()
     train, test = _split(digits, classes, test_fraction, seed)
-    mean, std = images[train].mean(), images[train].std()
-    images = ((images - mean) / std).astype(np.float32)[..., None]  # [N, 8, 8, 1]
     labels = np.zeros(len(digits), np.int32)
     for label, digit in enumerate(classes):
         labels[digits == digit] = label
-    return Dataset(
-        name="digits",
-        class_names=tuple(str(digit) for digit in classes),
-        image_shape=(8, 8, 1),
-        train=ArraySource(images[train], labels[train]),
-        test=ArraySource(images[test], labels[test]),
-    )
+    names = tuple(str(digit) for digit in classes)
+    return standardized("digits", names, images, labels, train, test)
 
 
 def _check(classes: tuple[int, ...], test_fraction: float) -> None:

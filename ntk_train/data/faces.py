@@ -6,7 +6,7 @@ Report 07-49, 2007) and 100 parts of the same photos without a face.
 
 import numpy as np
 
-from ntk_train.data.dataset import ArraySource, Dataset
+from ntk_train.data.dataset import Dataset, standardized
 
 _PER_CLASS = 100
 
@@ -35,15 +35,7 @@ def load_lfw_faces(*, test_fraction: float = 0.3, seed: int = 0) -> Dataset:
     order = [rng.permutation(_PER_CLASS) + first for first in (0, _PER_CLASS)]
     test = np.sort(np.concatenate([indices[:num_test] for indices in order]))
     train = np.sort(np.concatenate([indices[num_test:] for indices in order]))
-    mean, std = images[train].mean(), images[train].std()
-    images = ((images - mean) / std).astype(np.float32)[..., None]  # [200, 25, 25, 1]
-    return Dataset(
-        name="lfw_faces",
-        class_names=("no face", "face"),
-        image_shape=(25, 25, 1),
-        train=ArraySource(images[train], labels[train]),
-        test=ArraySource(images[test], labels[test]),
-    )
+    return standardized("lfw_faces", ("no face", "face"), images, labels, train, test)
 
 
 def _read() -> np.ndarray:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ntk_train._types import KernelLayout
 from ntk_train.kernel.contract import contract
-from ntk_train.kernel.plan import Plan, mirror_of
+from ntk_train.kernel.plan import Plan
 from ntk_train.kernel.rows import Rows, block_of, block_starts
 
 
@@ -36,7 +37,7 @@ def _by_columns(plan: Plan, rows1: Rows, rows2: Rows, columns: int) -> list[jax.
     """
     problem, layout = plan.problem, plan.problem.layout
     m = plan.labels[layout.right[0]]
-    mirror = mirror_of(layout) if problem.x2 is None else None
+    mirror = _mirror(layout) if problem.x2 is None else None
     kernels: list[jax.Array] = []
     for i in range(columns):
         start, stop = i * m // columns, (i + 1) * m // columns
@@ -51,7 +52,7 @@ def _tiled(plan: Plan, rows1: Rows, rows2: Rows, size: int) -> list[jax.Array]:
     problem, layout = plan.problem, plan.problem.layout
     n, m = (plan.labels[labels[0]] for labels in (layout.left, layout.right))
     size1, size2 = min(size, n), min(size, m)
-    mirror = mirror_of(layout) if problem.x2 is None else None
+    mirror = _mirror(layout) if problem.x2 is None else None
     starts = [
         (start1, start2)
         for start1 in block_starts(n, size1)
@@ -97,3 +98,11 @@ def _place(
         placed(kernel, part.transpose(mirror), start[::-1])
         for kernel, part in zip(kernels, parts, strict=True)
     ]
+
+
+def _mirror(layout: KernelLayout) -> list[int] | None:
+    """Axes of a block that make it the one across the diagonal; None if there is no such order."""
+    other = dict(zip(layout.left + layout.right, layout.right + layout.left, strict=True))
+    if any(other[other[label]] != label for label in other):
+        return None
+    return [layout.out.index(other[label]) for label in layout.out]

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ntk_train._jax import Equation, shape_of
-from ntk_train._types import Groups, KernelLayout, KernelProblem
+from ntk_train._types import Groups, KernelProblem
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
 from ntk_train.program.unfactored import unfactored_uses
@@ -412,14 +412,6 @@ def _blocks(
         m = labels[m_]
         columns = m if m <= machine.columns else min(machine.columns, 2)
     return Blocks(examples, outputs, tile, columns)
-
-
-def mirror_of(layout: KernelLayout) -> list[int] | None:
-    """Axes of a block that make it the one across the diagonal; None if there is no such order."""
-    other = dict(zip(layout.left + layout.right, layout.right + layout.left, strict=True))
-    if any(other[other[label]] != label for label in other):
-        return None
-    return [layout.out.index(other[label]) for label in layout.out]
 
 
 def _costs(problem: KernelProblem, machine: Machine, sizes: Sizes) -> dict[str, Cost]:
