@@ -113,7 +113,7 @@ def check_implementation(implementation: str) -> None:
 
 def costs_of(plan: Plan) -> dict[str, Cost]:
     """The cost of each implementation that can compute the plan's problem."""
-    costs = {"structured": plan.total_cost, **reference_costs(plan)}
+    costs = {"structured": plan.cost, **reference_costs(plan)}
     if not all(has_forward_mode(program.equations) for program in _programs(plan)):
         del costs["ntk_vector_products"]
     return costs

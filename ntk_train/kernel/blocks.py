@@ -12,19 +12,43 @@ import jax.numpy as jnp
 from jax import lax
 
 from ntk_train._types import KernelLayout, PyTree
-from ntk_train.kernel.contract import contract
+from ntk_train.kernel.contract import contract, pushed
 from ntk_train.kernel.plan import Plan
 from ntk_train.kernel.rows import Rows, block_of, block_starts, rows_of
+from ntk_train.kernel.streamed import streamed
 
 
 def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
-    """The kernel of each group of leaves of one pass; a trace a few outputs at a time.
+    """The kernel of each group of leaves.
 
     Args:
-      plan: of the pass.
+      plan: of all of them.
       x1: inputs of one side.
       x2: of the other, None for the same.
     """
+    kernels = _of_level(plan, x1, x2)
+    if plan.inner is not None:
+        of_h = dataclasses.replace(plan, groups={}, bundles=[], stacks=[])
+        rows1 = rows2 = rows_of(of_h, 0, x1)
+        if x2 is not None:
+            rows2 = rows_of(of_h, 1, x2)
+        for group, kernel in _of_level(plan.inner, x1, x2).items():
+            part = pushed(plan, plan.inner, rows1, kernel, rows2)
+            kernels[group] = kernels[group] + part if group in kernels else part
+    return [kernels[group] for group in plan.groups]
+
+
+def _of_level(plan: Plan, x1: PyTree, x2: PyTree | None) -> dict[int, jax.Array]:
+    """The kernels of the leaves that enter at one level of a cut."""
+    groups = {group: leaves for group, leaves in plan.groups.items() if leaves}
+    if not groups:
+        return {}
+    kernels = _of_own_leaves(dataclasses.replace(plan, groups=groups), x1, x2)
+    return dict(zip(groups, kernels, strict=True))
+
+
+def _of_own_leaves(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
+    """The kernel of each group of leaves; a trace a few outputs at a time."""
     if plan.blocks.traced is None:
         return _of_outputs(plan, x1, x2, 0)
     label, size = plan.blocks.traced
@@ -59,9 +83,15 @@ def _side_by_side(stack: jax.Array, axis: int) -> jax.Array:
 
 def _of_outputs(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any) -> list[jax.Array]:
     """The part of the kernel that is of some outputs, or all of it."""
+    if plan.blocks.streamed:
+        return streamed(plan, x1, x2, start, _contracted)
     rows1 = rows2 = rows_of(plan, 0, x1, start)
     if x2 is not None:
         rows2 = rows_of(plan, 1, x2, start)
+    return _contracted(plan, rows1, rows2)
+
+
+def _contracted(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
     if plan.blocks.tile is not None:
         return _tiled(plan, rows1, rows2, plan.blocks.tile)
     if plan.blocks.columns > 1:

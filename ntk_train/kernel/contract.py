@@ -62,23 +62,26 @@ def contract(plan: Plan, rows1: Rows, rows2: Rows, group: int) -> jax.Array:
     kernels += [
         _with_ones(_product(problem, layout.out, left, right), layout.out) for left, right in pairs
     ]
-    if plan.inner is not None and plan.inner.groups[group]:
-        assert rows1.inner is not None
-        assert rows2.inner is not None
-        inner = contract(plan.inner, rows1.inner, rows2.inner, group)
-        kernels.append(_pushed(plan, plan.inner, rows1, inner, rows2))
     return functools.reduce(operator.add, [kernel.values for kernel in kernels])
 
 
-def _pushed(plan: Plan, inner: Plan, rows1: Rows, kernel: jax.Array, rows2: Rows) -> _Labelled:
-    """J_h Theta_h J_h^T."""
+def pushed(plan: Plan, inner: Plan, rows1: Rows, kernel: jax.Array, rows2: Rows) -> jax.Array:
+    """J_h Theta_h J_h^T in the axes of the layout.
+
+    Args:
+      plan: of what is outside.
+      inner: of Theta_h.
+      rows1: with J_h of x1.
+      kernel: Theta_h.
+      rows2: with J_h of x2.
+    """
     problem, layout, of_h = plan.problem, plan.problem.layout, inner.problem.layout
     assert rows1.of_h is not None
     assert rows2.of_h is not None
     j1 = _Labelled(layout.left + of_h.left[1:], rows1.of_h)
     j2 = _Labelled(layout.right + of_h.right[1:], rows2.of_h)
     half = _product(problem, layout.left + of_h.right, j1, _Labelled(of_h.out, kernel))
-    return _product(problem, layout.out, half, j2)
+    return _product(problem, layout.out, half, j2).values
 
 
 def _half_gram(plan: Plan, left: Factored, right: Factored) -> tuple[_Labelled, _Labelled]:

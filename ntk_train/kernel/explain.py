@@ -72,7 +72,7 @@ class Explanation:
                 *table,
                 "",
                 *cut,
-                *_parts_of_work(self.plan),
+                *_at_once(self.plan),
                 f"One row of the Jacobian is {_short(self.row_numbers)} numbers in place of "
                 f"{_short(self.num_parameters)} parameters; x1 has {self.rows} rows.",
                 *totals,
@@ -139,14 +139,14 @@ def _explain(problem: KernelProblem) -> Explanation:
     )
 
 
-def _parts_of_work(plan: Plan) -> list[str]:
+def _at_once(plan: Plan) -> list[str]:
     """What is not done at once, so that it fits in memory."""
-    passes, lines = len(plan.passes), []
-    if passes > 1:
-        lines.append(f"In {passes} passes over the data, each with the rows of some parameters.")
+    lines = []
+    if plan.blocks.streamed:
+        lines.append("Layer by layer: the rows of one are in memory at a time.")
     if plan.blocks.traced is not None:
-        total = plan.labels[plan.blocks.traced[0]]
-        lines.append(f"{plan.blocks.traced[1]} of {total} outputs at a time.")
+        label, size = plan.blocks.traced
+        lines.append(f"{size} of {plan.labels[label]} outputs at a time.")
     return lines
 
 

@@ -1,18 +1,17 @@
 """How much is computed at once, so that it fits in memory, and what is in use in a cache.
 
-The rows of the factored Jacobian are kept where they fit. Where they do not, a trace is summed a
-few outputs at a time, which costs nothing; of a full kernel a few leaves have their rows at a time
-(`in_passes`), and the derivatives are computed anew for each pass.
+The rows of the factored Jacobian come in one of two ways. Examples go one block after the other,
+what is between their patches and their rows staying in a cache, and all rows are kept; or layers
+do, all examples at once, and the rows of one layer are there at a time (`streamed`).
 """
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ntk_train._types import KernelProblem
 from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.machine import BETWEEN, ROWS, Machine
-from ntk_train.kernel.plan import Blocks, NumberedGroups, PartPlan, Plan, examples_of
+from ntk_train.kernel.plan import Blocks, PartPlan, examples_of
 
 
 def blocks_of(
@@ -32,23 +31,10 @@ def blocks_of(
       operations: of the whole, derivatives included.
     """
     layout = problem.layout
-    sides = (layout.left, layout.right)
-    traced = _traced(problem, machine, labels, parts)
+    streamed = _is_streamed(problem, machine, labels, parts)
+    traced = _traced(problem, machine, labels, parts, streamed)
     if traced is not None:
         labels = {**labels, traced[0]: traced[1]}
-    rows = max(num_rows(labels, side) for side in sides)
-    n = max(labels[side[0]] for side in sides) if problem.batched else 1
-    outputs = max(num_rows(labels, side[1:] if problem.batched else side) for side in sides)
-    number = bytes_of(problem)
-    formed = [part.sizes for part in parts if part.way == "jacobian" and part.sizes is not None]
-    patches, cotangents = (number * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb"))
-    example = patches + outputs * cotangents
-    examples = n
-    kept = rows * number * sum(kept_numbers(part) for part in parts)
-    if example * n > max(machine.block, kept):  # or the loop would take more than it saves
-        examples = _even(n, machine.block / example)
-    if example > BETWEEN * machine.memory:
-        outputs = _even(outputs, BETWEEN * machine.memory / (example / outputs))
     n_, m_ = examples_of(problem)
     blocked = n_ != m_ and {n_, m_} <= set(layout.out) and all(labels.values())
     tile = _tile(problem, machine, labels, parts) if blocked else None
@@ -57,7 +43,50 @@ def blocks_of(
     if blocked and tile is None and pairs > operations / 8:  # or it takes more than it saves
         m = labels[m_]
         columns = m if m <= machine.columns else min(machine.columns, 2)
-    return Blocks(examples, outputs, tile, columns, traced)
+    examples, outputs = _rows_at_once(problem, machine, labels, parts, streamed)
+    return Blocks(examples, outputs, tile, columns, traced, streamed)
+
+
+def _is_streamed(
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    parts: Sequence[PartPlan],
+) -> bool:
+    """Whether layers go one after the other: where caches are small, or rows do not fit."""
+    kept = sum(_kept(problem, labels, part) for part in parts)
+    n = labels[problem.layout.left[0]] if problem.batched else 1
+    activations = [part.sizes.of("rtb") for part in parts if part.sizes is not None]
+    forward = 2 * bytes_of(problem) * n * sum(activations)
+    if forward > 2 * BETWEEN * machine.memory:
+        return False
+    return machine.batches or kept > ROWS * machine.memory
+
+
+def _rows_at_once(
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    parts: Sequence[PartPlan],
+    streamed: bool,
+) -> tuple[int, int]:
+    """Of how many examples and outputs the derivatives are computed at once."""
+    sides = (problem.layout.left, problem.layout.right)
+    rows = max(num_rows(labels, side) for side in sides)
+    n = max(labels[side[0]] for side in sides) if problem.batched else 1
+    outputs = max(num_rows(labels, side[1:] if problem.batched else side) for side in sides)
+    if streamed:
+        return n, outputs
+    examples, number = n, bytes_of(problem)
+    formed = [part.sizes for part in parts if part.way == "jacobian" and part.sizes is not None]
+    patches, cotangents = (number * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb"))
+    example = patches + outputs * cotangents
+    kept = rows * number * sum(kept_numbers(part) for part in parts)
+    if example * n > max(machine.block, kept):  # or the loop would take more than it saves
+        examples = _even(n, machine.block / example)
+    if example > BETWEEN * machine.memory:
+        outputs = _even(outputs, BETWEEN * machine.memory / (example / outputs))
+    return examples, outputs
 
 
 def _traced(
@@ -65,10 +94,12 @@ def _traced(
     machine: Machine,
     labels: Mapping[str, int],
     parts: Sequence[PartPlan],
+    streamed: bool,
 ) -> tuple[str, int] | None:
     """Of which outputs of a trace or diagonal the rows fit in memory; None for all."""
     shared = [label for label in problem.layout.shared if label not in examples_of(problem)]
-    kept = sum(_kept(problem, labels, part) for part in parts)
+    each = [_kept(problem, labels, part) for part in parts]
+    kept = max(each, default=0) if streamed else sum(each)
     if not shared or kept <= ROWS * machine.memory:
         return None
     label = max(shared, key=lambda label: labels[label])
@@ -98,45 +129,6 @@ def _tile(
     if between > BETWEEN * machine.memory:
         tile = min(tile, n * math.sqrt(BETWEEN * machine.memory / between))
     return max(1, int(tile)) if tile < n else None
-
-
-def in_passes(make: Callable[[NumberedGroups], Plan], groups: NumberedGroups) -> Plan:
-    """The plan of all leaves, or where their rows do not fit in memory of some after the others.
-
-    Args:
-      make: makes the plan of some leaves.
-      groups: all leaves.
-    """
-    whole = make(groups)
-    passes = _leaves_of_passes(whole)
-    if len(passes) == 1:
-        return whole
-    chain = None
-    for leaves in reversed(passes):
-        own = {group: [leaf for leaf in every if leaf in leaves] for group, every in groups.items()}
-        plan = make({group: leaves for group, leaves in own.items() if leaves})
-        chain = dataclasses.replace(plan, rest=chain)
-    assert chain is not None
-    return chain
-
-
-def _leaves_of_passes(plan: Plan) -> list[list[int]]:
-    kept: dict[int, int] = {}
-    for level in plan.levels:
-        for part in level.parts:
-            bytes_ = _kept(level.problem, level.labels, part)
-            kept[part.leaf] = kept.get(part.leaf, 0) + bytes_
-    least = sum(kept.values()) / (ROWS * plan.machine.memory)
-    if least <= 1 or plan.blocks.traced is not None:
-        return [list(kept)]
-    passes: list[list[int]] = [[]]
-    share, so_far = sum(kept.values()) / math.ceil(least), 0
-    for leaf, size in kept.items():
-        if passes[-1] and so_far + size / 2 > share * len(passes):
-            passes.append([])
-        passes[-1].append(leaf)
-        so_far += size
-    return passes
 
 
 def kept_numbers(part: PartPlan) -> int:

@@ -12,7 +12,7 @@ from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
 
 NumberedGroups: TypeAlias = Mapping[int, Sequence[int]]
-"""Groups of leaves by their numbers; a pass over the data may have no leaves of some."""
+"""Groups of leaves by their numbers; one level of a cut may have no leaves of some."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Blocks(NamedTuple):
         is on and above the diagonal.
       traced: the label of the outputs of which a trace or diagonal is taken, and for how many of
         them the rows are in memory at once; None for all.
+      streamed: whether layers go one after the other, in place of blocks of examples.
     """
 
     examples: int
@@ -88,6 +89,7 @@ class Blocks(NamedTuple):
     tile: int | None
     columns: int = 1
     traced: tuple[str, int] | None = None
+    streamed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +112,6 @@ class Plan:
       cost: of the whole, derivatives included.
       inner: the plan of the kernel of a variable h that separates other leaves from the outputs, to
         be pushed through J_h = df/dh; h is then the last tangent of `programs`.
-      rest: the plan of other leaves, for another pass over the data where the rows of all do not
-        fit in memory.
     """
 
     problem: KernelProblem
@@ -126,29 +126,12 @@ class Plan:
     blocks: Blocks
     cost: Cost
     inner: "Plan | None" = None
-    rest: "Plan | None" = None
-
-    @property
-    def passes(self) -> list["Plan"]:
-        """The plans of all passes, this one first."""
-        return [self, *(self.rest.passes if self.rest else ())]
-
-    @property
-    def levels(self) -> list["Plan"]:
-        """This plan and the ones inside."""
-        return [self, *(self.inner.levels if self.inner else ())]
 
     @property
     def all_parts(self) -> list[PartPlan]:
-        """Of all passes, in the order of their leaves."""
-        plans = [level for one in self.passes for level in one.levels]
-        return sorted((part for plan in plans for part in plan.parts), key=lambda part: part.leaf)
-
-    @property
-    def total_cost(self) -> Cost:
-        """Of all passes."""
-        costs = [plan.cost for plan in self.passes]
-        return Cost(sum(c.operations for c in costs), sum(c.moved for c in costs))
+        """In the order of their leaves."""
+        parts = [*self.parts, *(self.inner.all_parts if self.inner else ())]
+        return sorted(parts, key=lambda part: part.leaf)
 
     @property
     def rows(self) -> int:

@@ -41,13 +41,11 @@ class Rows(NamedTuple):
       jacobians: for each bundle of the plan [*labels of the side, k], its Jacobians side by side.
       factored: for each stack of the plan its factors, side by side along r.
       of_h: with an inner plan J_h [*labels of the side, h].
-      inner: with an inner plan its rows.
     """
 
     jacobians: list[jax.Array]
     factored: list[Factored]
     of_h: jax.Array | None
-    inner: "Rows | None"
 
 
 def rows_of(plan: Plan, side: int, x: PyTree, start: Any = 0) -> Rows:
@@ -59,17 +57,39 @@ def rows_of(plan: Plan, side: int, x: PyTree, start: Any = 0) -> Rows:
       x: the inputs.
       start: the first output, where `plan.blocks.traced` takes some at a time.
     """
-    of_one = functools.partial(_rows_of_one, plan, side, start)
+    return rows_for(plan, side, one_hot_of(plan, side, start), x)
+
+
+def one_hot_of(plan: Plan, side: int, start: Any) -> jax.Array:
+    """The cotangents [rows of an example, *output] of which the rows are the derivatives."""
+    out, labels = shape_of(plan.programs[side].out), _row_labels(plan, side)
+    one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
+    if plan.blocks.traced is None:
+        return one_hot
+    label = plan.blocks.traced[0]
+    some = one_hot.reshape(*out.shape, *out.shape)
+    some = lax.dynamic_slice_in_dim(some, start, plan.labels[label], labels.index(label))
+    return some.reshape(-1, *out.shape)
+
+
+def rows_for(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
+    """The rows of all inputs of one side, see `rows_of` and `one_hot_of`."""
+    of_one = functools.partial(_rows_of_one, plan, side, one_hot)
     if not plan.problem.batched:
         return of_one(x)
-    plans = [plan] if plan.inner is None else [plan, plan.inner]
-    return _in_blocks(jax.vmap(of_one), x, min(p.blocks.examples for p in plans))
+    return _in_blocks(jax.vmap(of_one), x, plan.blocks.examples)
 
 
-def _rows_of_one(plan: Plan, side: int, start: Any, x: PyTree) -> Rows:
+def _row_labels(plan: Plan, side: int) -> str:
+    """Labels of the rows of one example, or of all where they are coupled."""
+    labels = plan.problem.layout.right if side else plan.problem.layout.left
+    return labels[1:] if plan.problem.batched else labels
+
+
+def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
     """The rows of one example, or of all where they are coupled."""
     problem, parts, program = plan.problem, plan.parts, plan.programs[side]
-    # All leaves are cut or differentiated, also those of other passes, of whose derivatives the
+    # All leaves are cut or differentiated, also those of no group, of whose derivatives the
     # compiler leaves out what is not used.
     as_they_are = {part.leaf for part in parts if not part.sites[side]}
     sites = [site for site in plan.sites[side] if site.view.leaf not in as_they_are]
@@ -77,16 +97,7 @@ def _rows_of_one(plan: Plan, side: int, start: Any, x: PyTree) -> Rows:
     h = len(problem.theta)
     cut = {site.view.leaf for site in sites}
     whole = [leaf for leaf in range(h) if leaf not in cut] + ([h] if plan.inner else [])
-    labels = problem.layout.right if side else problem.layout.left
-    shape = [plan.labels[label] for label in (labels[1:] if problem.batched else labels)]
-    out = shape_of(program.out)
-    one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
-    if plan.blocks.traced is not None:
-        label, size = plan.blocks.traced[0], plan.labels[plan.blocks.traced[0]]
-        axis = labels.index(label) - problem.batched
-        some = one_hot.reshape(*out.shape, *out.shape)
-        some = lax.dynamic_slice_in_dim(some, start, size, axis)
-        one_hot = some.reshape(-1, *out.shape)
+    shape = [plan.labels[label] for label in _row_labels(plan, side)]
     data, factor_x, backward = derivatives(program, sites, whole, problem.theta, jax.tree.leaves(x))
 
     def uses_of(part: PartPlan) -> list[int]:
@@ -129,8 +140,7 @@ def _rows_of_one(plan: Plan, side: int, start: Any, x: PyTree) -> Rows:
         Factored(_stacked([x_of(parts[k]) for k in stack]), g)
         for stack, g in zip(plan.stacks, gs, strict=True)
     ]
-    inner = _rows_of_one(plan.inner, side, 0, x) if plan.inner else None
-    return Rows(bundles, factored, of_h, inner)
+    return Rows(bundles, factored, of_h)
 
 
 def _joined(uses: Sequence[jax.Array]) -> jax.Array:

@@ -8,17 +8,14 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 """
 
 import dataclasses
-import functools
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
-from jax import lax
 
 from ntk_train._jax import shape_of
 from ntk_train._types import ApplyFn, Groups, KernelLayout, KernelProblem, PyTree
 from ntk_train.kernel.blocks import kernels_of
-from ntk_train.kernel.memory import in_passes
 from ntk_train.kernel.plan import NumberedGroups, Plan
 from ntk_train.kernel.planning import make_plan
 from ntk_train.program.linear import LinearProgram, linear_program
@@ -35,24 +32,15 @@ def prepare(problem: KernelProblem, groups: Groups) -> Plan:
     programs = program1, program2
     sites = _sites(programs)
 
-    def whole(groups: NumberedGroups) -> Plan:
-        return make_plan(problem, groups, programs, sites)
-
     numbered = dict(enumerate(groups))
-    plans = [in_passes(make, numbered) for make in (whole, *_cuts(problem, programs))]
-    return min(plans, key=lambda plan: plan.total_cost.time(plan.machine))
+    whole = make_plan(problem, numbered, programs, sites)
+    plans = [whole, *_cut_plans(problem, numbered, programs)]
+    return min(plans, key=lambda plan: plan.cost.time(plan.machine))
 
 
 def structured(plan: Plan) -> list[jax.Array]:
     """The kernel of each group of leaves, in the axes of the layout and at least float32."""
-    inputs = plan.problem.x1, plan.problem.x2
-    kernels: dict[int, jax.Array] = {}
-    for one in plan.passes:
-        for group, part in zip(one.groups, kernels_of(one, *inputs), strict=True):
-            kernels[group] = kernels[group] + part if group in kernels else part
-        if one.rest is not None:  # or a compiler could keep the rows of one pass for the next
-            inputs, kernels = lax.optimization_barrier((inputs, kernels))
-    return [kernels[group] for group in sorted(kernels)]
+    return kernels_of(plan, plan.problem.x1, plan.problem.x2)
 
 
 def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> LinearProgram:
@@ -70,10 +58,10 @@ def _sites(
     return first, first if programs[1] is programs[0] else find_sites(programs[1], factors_of)
 
 
-def _cuts(
-    problem: KernelProblem, programs: tuple[LinearProgram, LinearProgram]
-) -> Iterator[Callable[[NumberedGroups], Plan]]:
-    """Makers of plans that push the kernel of a variable h through J_h = df/dh.
+def _cut_plans(
+    problem: KernelProblem, groups: NumberedGroups, programs: tuple[LinearProgram, LinearProgram]
+) -> Iterator[Plan]:
+    """Plans that push the kernel of a variable h through J_h = df/dh.
 
         Theta = J_h Theta_h J_h^T + (the part of the leaves that enter after h)
 
@@ -92,26 +80,16 @@ def _cuts(
             halves2 = cut_at(programs[1], halves1.equation)
         if halves2 is None or halves2.leaves != halves1.leaves or _size(halves1) != _size(halves2):
             continue
-        yield functools.partial(_plan_of_cut, problem, inner_problem, halves1, halves2)
-
-
-def _plan_of_cut(
-    problem: KernelProblem,
-    inner_problem: KernelProblem,
-    halves1: Halves,
-    halves2: Halves,
-    groups: NumberedGroups,
-) -> Plan:
-    inside, outside = (
-        {
-            group: [leaf for leaf in leaves if (leaf in halves1.leaves) == yes]
-            for group, leaves in groups.items()
-        }
-        for yes in (True, False)
-    )
-    inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
-    plan = make_plan(inner_problem, inside, inner, _sites(inner))
-    return make_plan(problem, outside, outer, _sites(outer), plan)
+        inside, outside = (
+            {
+                group: [leaf for leaf in leaves if (leaf in halves1.leaves) == yes]
+                for group, leaves in groups.items()
+            }
+            for yes in (True, False)
+        )
+        inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
+        plan = make_plan(inner_problem, inside, inner, _sites(inner))
+        yield make_plan(problem, outside, outer, _sites(outer), plan)
 
 
 def _size(halves: Halves) -> int:

@@ -75,10 +75,10 @@ def ntk(
         is what a path names before its last "/". A function from the path to the name of a group
         makes other parts.
       memory_budget: bytes that the structured implementation may take, beside the arguments and the
-        kernel; about three quarters of a GPU's memory by default, and 8 GB on a CPU. Within it the
-        rows of the factored Jacobian are kept; where they do not fit, a trace is summed over a few
-        outputs at a time, and a full kernel over a few layers at a time, in more than one pass over
-        the data. It is a target, not a limit: what one layer takes cannot be divided.
+        kernel; about three quarters of a GPU's memory by default, and 8 GB on a CPU. Where the rows
+        of the factored Jacobian do not fit, those of one layer are there at a time, and a trace
+        is summed over a few outputs at a time. It is a target, not a limit: the rows of one layer
+        of a full kernel, say, are not divided.
       strict: True raises where a parameter is used in a way that the structured implementation
         cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
         right in any case.

@@ -39,19 +39,35 @@ def params_of(outputs):
 
 @pytest.fixture
 def machine(monkeypatch):
-    def small(examples, outputs, tile, columns=1):
+    def small(*blocks):
         chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1)
-        blocks = Blocks(examples, outputs, tile, columns)
+        blocks = Blocks(*blocks)
         monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
         monkeypatch.setattr(planning, "blocks_of", lambda *_: blocks)
 
     return small
 
 
+STREAMED = [
+    Blocks(7, 40, None, streamed=True),
+    Blocks(7, 40, 3, streamed=True),
+    Blocks(7, 40, None, columns=7, streamed=True),
+]
+
+
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
 @pytest.mark.parametrize("outputs", [5, 40], ids=["whole", "cut_at_a_bottleneck"])
 @pytest.mark.parametrize(
-    "blocks", [(1, 1, 1), (2, 3, 2), (3, 4, None), (7, 7, 3), (7, 7, None, 2), (7, 7, None, 7)]
+    "blocks",
+    [
+        Blocks(1, 1, 1),
+        Blocks(2, 3, 2),
+        Blocks(3, 4, None),
+        Blocks(7, 7, 3),
+        Blocks(7, 7, None, 2),
+        Blocks(7, 7, None, 7),
+        *STREAMED,
+    ],
 )
 def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other):
     machine(*blocks)
@@ -131,35 +147,25 @@ def agrees_within(memory_budget, x2=None, **options):
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
-@pytest.mark.parametrize(
-    ("num_outputs", "memory_budget"), [(5, 1), (5, 3e4), (40, 3e4), (40, 1e5), (40, 2e5)]
-)
-def test_full_kernels_in_passes(memory_budget, num_outputs, other):
+@pytest.mark.parametrize(("num_outputs", "memory_budget"), [(5, 5e4), (40, 1e5)])
+def test_rows_that_do_not_fit_go_layer_by_layer(memory_budget, num_outputs, other):
     x2 = 2 * X[:3] if other else None
     plan = agrees_within(memory_budget, x2, num_outputs=num_outputs)
-    assert len(plan.passes) > 1
-    leaves = sorted({part.leaf for part in plan.all_parts})
-    assert leaves == list(range(7)), "every leaf in one of the passes"
-    assert (plan.inner is not None) == (memory_budget >= 1e5), "a cut pays in few passes"
+    assert (plan.inner or plan).blocks.streamed
+    assert (plan.inner is not None) == (num_outputs == 40)
 
 
-def test_a_smaller_budget_takes_more_passes():
-    passes = [len(agrees_within(budget).passes) for budget in (1, 5e4, 1e9)]
-    assert passes == sorted(passes, reverse=True)
-    assert passes[0] > passes[1] > passes[-1] == 1
+def test_layers_go_one_by_one():
+    assert agrees_within(5e4, per_layer=True).blocks.streamed
 
 
-def test_layers_in_passes():
-    agrees_within(3e4, per_layer=True)
-
-
-@pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("outputs", ["trace", "diagonal"])
-@pytest.mark.parametrize(("memory_budget", "size"), [(1, 1), (5e4, 3)])
-def test_traces_a_few_outputs_at_a_time(memory_budget, size, outputs, batched):
+@pytest.mark.parametrize(
+    ("memory_budget", "batched", "size"), [(1, True, 1), (1, False, 1), (3e4, True, 2)]
+)
+def test_traces_a_few_outputs_at_a_time(memory_budget, batched, size, outputs):
     plan = agrees_within(memory_budget, outputs=outputs, batched=batched)
-    assert plan.blocks.traced == ("o", size if batched else min(size, 2))
-    assert len(plan.passes) == 1
+    assert plan.blocks.traced == ("o", size)
 
 
 @pytest.mark.parametrize("memory_budget", [0, -1.0])
