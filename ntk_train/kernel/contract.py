@@ -40,7 +40,7 @@ def contract(plan: Plan, rows1: Rows, rows2: Rows, group: int) -> jax.Array:
     problem, leaves = plan.problem, plan.groups[group]
     layout = problem.layout
     pairs = [  # of what is multiplied over k
-        (_Labelled(f"{layout.left}k", j1), _Labelled(f"{layout.right}k", j2))
+        (_bundled(f"{layout.left}k", j1), _bundled(f"{layout.right}k", j2))
         for bundle, j1, j2 in zip(plan.bundles, rows1.jacobians, rows2.jacobians, strict=True)
         if plan.parts[bundle[0]].leaf in leaves
     ]
@@ -93,7 +93,7 @@ def _half_gram(plan: Plan, left: Factored, right: Factored) -> tuple[_Labelled, 
     problem, layout, (n, m) = plan.problem, plan.problem.layout, examples_of(plan.problem)
     x, g1 = _gram_of_inputs(problem, left, right), _labelled(f"{layout.left}rtb", left.g)
     g2 = _Labelled(layout.right, right.g)
-    if plan.machine.columns > 1 and m and m != n and right.g.shape[0] == 1:
+    if not plan.machine.batches and m and m != n and right.g.shape[0] == 1:
         x, g2 = _without(x, m), _without(g2, m)
         if {"t", "s"} <= set(x.labels) and right.g.shape[-2] <= right.g.shape[-1]:
             x = _repeated(x, g1, layout.left)
@@ -200,5 +200,8 @@ def _flat(labels: str, factor: jax.Array) -> _Labelled:
 
 
 def _side_by_side(factors: Sequence[_Labelled]) -> _Labelled:
-    values = [factor.values for factor in factors]
-    return _Labelled(factors[0].labels, jnp.concatenate(values, axis=-1))
+    return _bundled(factors[0].labels, [factor.values for factor in factors])
+
+
+def _bundled(labels: str, values: Sequence[jax.Array]) -> _Labelled:
+    return _Labelled(labels, values[0] if len(values) == 1 else jnp.concatenate(values, axis=-1))

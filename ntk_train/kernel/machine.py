@@ -16,8 +16,7 @@ class Machine(NamedTuple):
       tile: rows and columns of a block of the kernel.
       launch: numbers copied in the time that it takes to start one more product.
       batches: whether one batched product is faster than many small ones.
-      columns: how many parts of x2 are worth a program of their own; where the compiler brings
-        factors in order by itself, and slices are copies, none.
+      columns: how many parts of x2 are worth a program of their own.
     """
 
     balance: int
@@ -32,8 +31,8 @@ class Machine(NamedTuple):
 # Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
 MACHINES = {
     "cpu": Machine(30, 16e6, 8e9, 256, 16_000, False, 8),
-    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 1),
-    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 1),
+    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 4),
+    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 4),
 }
 
 # Parts of the memory: of an accelerator's, the parameters and the optimizer's state stay there

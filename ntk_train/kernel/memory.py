@@ -13,6 +13,8 @@ from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.machine import BETWEEN, ROWS, Machine
 from ntk_train.kernel.plan import Blocks, PartPlan, examples_of
 
+_MANY_ROWS = 256  # from which an accelerator is busy with a part of a product
+
 
 def blocks_of(
     problem: KernelProblem,
@@ -31,7 +33,7 @@ def blocks_of(
       operations: of the whole, derivatives included.
     """
     layout = problem.layout
-    streamed = _is_streamed(problem, machine, labels, parts)
+    streamed = is_streamed(problem, machine, labels, parts)
     traced = _traced(problem, machine, labels, parts, streamed)
     if traced is not None:
         labels = {**labels, traced[0]: traced[1]}
@@ -39,15 +41,17 @@ def blocks_of(
     blocked = n_ != m_ and {n_, m_} <= set(layout.out) and all(labels.values())
     tile = _tile(problem, machine, labels, parts) if blocked else None
     pairs = sum(part.cost.operations for part in parts if part.way == "half_gram")
-    columns = 1
+    columns, most = 1, machine.columns
+    if machine.batches and (not streamed or num_rows(labels, layout.right) < _MANY_ROWS):
+        most = 1  # small products are faster whole, and slices of all rows are copies
     if blocked and tile is None and pairs > operations / 8:  # or it takes more than it saves
         m = labels[m_]
-        columns = m if m <= machine.columns else min(machine.columns, 2)
+        columns = m if m <= most else min(most, 2)
     examples, outputs = _rows_at_once(problem, machine, labels, parts, streamed)
     return Blocks(examples, outputs, tile, columns, traced, streamed)
 
 
-def _is_streamed(
+def is_streamed(
     problem: KernelProblem,
     machine: Machine,
     labels: Mapping[str, int],

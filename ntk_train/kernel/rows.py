@@ -38,12 +38,12 @@ class Rows(NamedTuple):
     """One side of the kernel, or a block of its examples.
 
     Attributes:
-      jacobians: for each bundle of the plan [*labels of the side, k], its Jacobians side by side.
+      jacobians: for each bundle of the plan its Jacobians [*labels of the side, k].
       factored: for each stack of the plan its factors, side by side along r.
       of_h: with an inner plan J_h [*labels of the side, h].
     """
 
-    jacobians: list[jax.Array]
+    jacobians: list[list[jax.Array]]
     factored: list[Factored]
     of_h: jax.Array | None
 
@@ -110,7 +110,7 @@ def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
 
     def of_outputs(
         one_hot: jax.Array,
-    ) -> tuple[list[jax.Array], list[jax.Array], jax.Array | None]:
+    ) -> tuple[list[list[jax.Array]], list[jax.Array], jax.Array | None]:
         gs, others = jax.vmap(backward)(one_hot)
 
         def jacobian(part: PartPlan) -> jax.Array:
@@ -122,10 +122,7 @@ def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
             x = _joined([factor_x(i, d) for i, d in zip(uses, own, strict=True)])
             return _flat(_form(_joined(g), x))
 
-        bundles = [
-            jnp.concatenate(_of_one_dtype([jacobian(parts[i]) for i in bundle]), axis=1)
-            for bundle in plan.bundles
-        ]
+        bundles = [_of_one_dtype([jacobian(parts[i]) for i in bundle]) for bundle in plan.bundles]
         kept = [
             _stacked([_joined([gs[i] for i in uses_of(parts[k])]) for k in stack])
             if parts[stack[0]].way != "identity"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-from jax import lax
+import jax.numpy as jnp
 
 from ntk_train._jax import Equation, Literal, Var
 from ntk_train._types import PyTree
@@ -37,20 +37,29 @@ def streamed(
       contracted: the kernels of a plan from the rows of both sides.
     """
     sides = [_Side(plan, 0, x1, start)] + ([] if x2 is None else [_Side(plan, 1, x2, start)])
-    parts = sorted(_parts(plan), key=sides[0].depth)
+    parts = list(_parts(plan))
+    # A Jacobian that is multiplied together with others comes in its own time: what it is made of
+    # would wait with it.
+    steps = sorted(
+        ((k, member) for k, part in enumerate(parts) for member in _members(part)),
+        key=lambda step: sides[0].depth(step[1]),
+    )
     for side in sides:
-        side.order(parts)
+        side.order([member for _, member in steps])
+    missing = [len(_members(part)) for part in parts]
     kernels: dict[int, jax.Array] = {}
-    for k, part in enumerate(parts):
-        rows = [side.rows(k) for side in sides]
-        (group,), (new,) = part.groups, contracted(part, rows[0], rows[-1])
+    for i, (k, _) in enumerate(steps):
+        for side in sides:
+            side.advance(i)
+        missing[k] -= 1
+        if missing[k] > 0:
+            continue
+        rows = [side.rows(parts[k]) for side in sides]
+        (group,), (new,) = parts[k].groups, contracted(parts[k], rows[0], rows[-1])
         kernels[group] = kernels[group] + new if group in kernels else new
-        # The cotangents wait, or a compiler could compute all of them first.
-        waiting = [side.waiting(k) for side in sides]
-        kernels, waiting = lax.optimization_barrier((kernels, waiting))
-        for side, values in zip(sides, waiting, strict=True):
-            side.resume(k, values)
-    return [kernels[group] for group in plan.groups if group in kernels]
+        for side in sides:
+            side.wait(i, new)
+    return [kernels[group] for group in plan.groups]
 
 
 def _parts(plan: Plan) -> Iterator[Plan]:
@@ -73,6 +82,12 @@ def _parts(plan: Plan) -> Iterator[Plan]:
             yield dataclasses.replace(plan, groups=groups, bundles=[], stacks=joined)
 
 
+def _members(part: Plan) -> list[tuple[str, int, int]]:
+    """The Jacobians and factors of a part, each by its kind, its bundle or stack, and its place."""
+    jacobians = [("jacobian", bundle[0], i) for bundle in part.bundles for i in range(len(bundle))]
+    return jacobians + [("factored", stack[0], 0) for stack in part.stacks]
+
+
 class _Side:
     """The rows of one side, each computed when it is asked for."""
 
@@ -86,60 +101,68 @@ class _Side:
         self._maker = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.outvars}
         self._cotangents = _descendants(jaxpr.eqns, jaxpr.invars[0])
         whole: Rows = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.outvars)
-        self._bundles = {tuple(b): v for b, v in zip(plan.bundles, whole.jacobians, strict=True)}
-        self._stacks = {tuple(s): v for s, v in zip(plan.stacks, whole.factored, strict=True)}
-        self._steps: list[tuple[list[int], Rows, list[Var]]] = []
+        jacobians = zip(plan.bundles, whole.jacobians, strict=True)
+        factored = zip(plan.stacks, whole.factored, strict=True)
+        self._rows: dict[tuple[str, int, int], Any] = {
+            ("jacobian", bundle[0], i): v for bundle, own in jacobians for i, v in enumerate(own)
+        } | {("factored", stack[0], 0): v for stack, v in factored}
+        self._steps: list[list[int]] = []
+        self._waiting: list[list[Var]] = []
 
-    def depth(self, part: Plan) -> int:
-        """How many equations the rows of a part need."""
-        return len(self._missing(part, set()))
+    def depth(self, member: tuple[str, int, int]) -> int:
+        """How many equations a member's rows need."""
+        return len(self._missing(member, set()))
 
-    def order(self, parts: Sequence[Plan]) -> None:
-        """Settles what is computed for each part when they come in this order."""
+    def order(self, members: Sequence[tuple[str, int, int]]) -> None:
+        """Settles what is computed for each when they come in this order."""
         done: set[int] = set()
-        steps = []
         last: dict[Var, int] = {}  # the last step that uses a cotangent
-        for k, part in enumerate(parts):
-            equations = sorted(self._missing(part, done))
+        for k, member in enumerate(members):
+            equations = sorted(self._missing(member, done))
             done.update(equations)
-            steps.append(equations)
-            used = [v for i in equations for v in self._equations[i].invars]
-            for v in [*used, *jax.tree.leaves(self._rows(part))]:
+            self._steps.append(equations)
+            for v in [v for i in equations for v in self._equations[i].invars]:
                 if not isinstance(v, Literal) and v in self._cotangents:
                     last[v] = k
         made: list[Var] = []
-        for k, (equations, part) in enumerate(zip(steps, parts, strict=True)):
-            made = [v for v in [*made, *self._made(equations)] if last.get(v, 0) > k]
-            self._steps.append((equations, self._rows(part), made))
+        for k, equations in enumerate(self._steps):
+            new = [v for i in equations for v in self._equations[i].outvars]
+            made = [v for v in [*made, *new] if last.get(v, 0) > k]
+            self._waiting.append(made)
 
-    def rows(self, k: int) -> Rows:
-        """The rows of the next part."""
-        equations, rows, _ = self._steps[k]
-        for i in equations:
+    def advance(self, k: int) -> None:
+        """Computes the rows of the next member."""
+        for i in self._steps[k]:
             equation = self._equations[i]
             outputs = values_of(equation, [self._read(v) for v in equation.invars])
             self._env.update(zip(equation.outvars, outputs, strict=True))
-        return jax.tree.map(self._read, rows)
 
-    def waiting(self, k: int) -> list[jax.Array]:
-        """The cotangents from which later parts go on."""
-        return [self._env[v] for v in self._steps[k][2]]
+    def rows(self, part: Plan) -> Rows:
+        """The rows of a part whose members are there."""
+        members: dict[str, list[Any]] = {"jacobian": [], "factored": []}
+        for member in _members(part):
+            members[member[0]].append(jax.tree.map(self._read, self._rows[member]))
+        sizes = [len(bundle) for bundle in part.bundles]
+        assert len(sizes) <= 1
+        return Rows([members["jacobian"]] if sizes else [], members["factored"], None)
 
-    def resume(self, k: int, values: Sequence[jax.Array]) -> None:
-        """Takes what was waiting back."""
-        self._env.update(zip(self._steps[k][2], values, strict=True))
+    def wait(self, k: int, kernel: jax.Array) -> None:
+        """Makes the cotangents of later steps depend on a part of the kernel.
 
-    def _made(self, equations: Sequence[int]) -> list[Var]:
-        return [v for i in equations for v in self._equations[i].outvars]
+        Or a compiler could compute all of them first; a barrier of XLA's is gone before it orders
+        its operations. What is added is 0: no entry is above infinity, which is not known before.
+        """
+        if kernel.size == 0:
+            return
+        zero = (jnp.ravel(kernel)[0] > jnp.inf).astype(kernel.dtype)
+        for v in self._waiting[k]:
+            value = self._env[v]
+            self._env[v] = value + zero.astype(value.dtype)
 
-    def _rows(self, part: Plan) -> Rows:
-        bundles = [self._bundles[tuple(bundle)] for bundle in part.bundles]
-        return Rows(bundles, [self._stacks[tuple(stack)] for stack in part.stacks], None)
-
-    def _missing(self, part: Plan, done: set[int]) -> set[int]:
-        """The equations that the rows of a part need, without those that are done."""
+    def _missing(self, member: tuple[str, int, int], done: set[int]) -> set[int]:
+        """The equations that a member needs, without those that are done."""
         found: set[int] = set()
-        new = jax.tree.leaves(self._rows(part))
+        new = jax.tree.leaves(self._rows[member])
         while new:
             v = new.pop()
             i = None if isinstance(v, Literal) else self._maker.get(v)

@@ -39,9 +39,8 @@ def params_of(outputs):
 
 @pytest.fixture
 def machine(monkeypatch):
-    def small(*blocks):
+    def small(blocks):
         chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1)
-        blocks = Blocks(*blocks)
         monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
         monkeypatch.setattr(planning, "blocks_of", lambda *_: blocks)
 
@@ -49,7 +48,6 @@ def machine(monkeypatch):
 
 
 STREAMED = [
-    Blocks(7, 40, None, streamed=True),
     Blocks(7, 40, 3, streamed=True),
     Blocks(7, 40, None, columns=7, streamed=True),
 ]
@@ -63,14 +61,12 @@ STREAMED = [
         Blocks(1, 1, 1),
         Blocks(2, 3, 2),
         Blocks(3, 4, None),
-        Blocks(7, 7, 3),
         Blocks(7, 7, None, 2),
-        Blocks(7, 7, None, 7),
         *STREAMED,
     ],
 )
 def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other):
-    machine(*blocks)
+    machine(blocks)
     params, x2 = params_of(outputs), 2 * X[:3] if other else None
     want = oracle.kernel(network, params, X, x2)
     assert (explain(network, params, X, x2).plan.inner is not None) == (outputs == 40)
@@ -79,9 +75,9 @@ def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other)
 
 
 @pytest.mark.parametrize("way", ["jacobian", "half_gram", "full_gram"])
-@pytest.mark.parametrize("columns", [1, 3, 7])
+@pytest.mark.parametrize("columns", [1, 3])
 def test_every_way_in_columns(machine, monkeypatch, way, columns):
-    machine(7, 5, None, columns)
+    machine(Blocks(7, 5, None, columns))
     ways = planning.ways
     monkeypatch.setattr(planning, "ways", lambda *args: {way: ways(*args)[way]})
     params = params_of(5)
@@ -97,9 +93,9 @@ def test_every_mode_in_blocks(machine, outputs):
     params = params_of(5)
     options = {"outputs": outputs, "implementation": "structured"}
     kernel = lambda: jax.jit(functools.partial(ntk, network, **options))(params, X)
-    machine(7, 5, None)
+    machine(Blocks(7, 5, None))
     want = kernel()
-    machine(2, 3, 2)
+    machine(Blocks(2, 3, 2))
     np.testing.assert_allclose(kernel(), want, atol=1e-12 * np.abs(want).max())
 
 
@@ -108,7 +104,7 @@ def test_layers_in_blocks_with_a_cut(machine):
     want = jax.jit(
         functools.partial(ntk, network, implementation="jacobian_contraction", **options)
     )(params, X)
-    machine(2, 3, 2)
+    machine(Blocks(2, 3, 2))
     got = jax.jit(functools.partial(ntk, network, implementation="structured", **options))(
         params, X
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_train import ntk
+from ntk_train.kernel import memory
 from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK, NETWORKS, PRIMITIVES
@@ -94,6 +95,27 @@ def test_every_mode_equals_the_oracle(case, dtype, other, implementation):
         scale = max(np.abs(kernel).max(), np.abs(want["full"]).max())
         error = np.abs(got[mode] - kernel).max() / scale
         assert error < DTYPES[dtype], (mode, error)
+
+
+LIGHT = ("weight_used_twice", "scan_in_a_scan", "batch_norm_in_train_mode", "dict_of_outputs")
+
+
+@pytest.mark.parametrize(
+    ("case", "other"),
+    [
+        pytest.param(
+            *(case, other),
+            marks=[] if other and case.name in LIGHT else pytest.mark.heavy,
+            id=f"{case.name}-{'other' if other else 'same'}_inputs",
+        )
+        for case in BANK
+        if not case.gaps
+        for other in (False, True)
+    ],
+)
+def test_layer_by_layer_every_mode_equals_the_oracle(case, other, monkeypatch):
+    monkeypatch.setattr(memory, "is_streamed", lambda *_: True)
+    test_every_mode_equals_the_oracle(case, "float64", other, "structured")
 
 
 @over_bank
