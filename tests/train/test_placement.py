@@ -81,7 +81,8 @@ def run(workdir, process_count, *arguments, job=0):
     command = [
         sys.executable, "-m", "ntk_train.main", "--config=configs/default.py:cnn",
         f"--workdir={workdir}", "--config.model.kwargs.norm=batch", "--config.batch_size=8",
-        "--config.model.kwargs.features=(4,)", "--config.ntk.probe_size=6",
+        "--config.model.kwargs.features=(4,)", "--config.model.kwargs.conv_bias=False",
+        "--config.ntk.probe_size=6",
         "--config.log_every_steps=1", "--config.ntk.every_steps=2", "--config.eval_every_steps=2",
         "--config.checkpoint_every_steps=2", "--config.eval_batch_size=64", *arguments,
     ]  # fmt: skip
