@@ -114,8 +114,8 @@ def _narrow(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return {"features": 4, "depth": 10, "widen_factor": 1}
     if family is ViT:
         patches: dict[str, Any] = {"patch_size": 8}
-        if stages := kwargs["stem_stages"]:
-            patches = {"stem_features": 4, "stem_stages": (1,) * len(stages)}
+        if kwargs["stem_stages"]:
+            patches = {"stem_features": 4, "stem_stages": (1, 1)}
         return {"width": 16, "depth": 1, "num_heads": 2, **patches}
     if family is Mixer:
         return {"width": 16, "depth": 1, "tokens_dim": 8, "channels_dim": 16, "patch_size": 8}
