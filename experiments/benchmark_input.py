@@ -11,8 +11,8 @@ One more row is ours in uint8, which configs/imagenet.py trains with: the device
 
 Hardware and run time: 2 CPU cores, 2 minutes. Result: `results/benchmark_input.csv`, the median
 and the extremes over the rounds, and the load of the machine, which others may share. Expected:
-about 1.1 times the images per second of tf.data in either form, at most 1.2 and 1.4 times. With more
-than two other processes at work threads of Python wait for each other, and it is less than 1.
+about 1.1 times the images per second of tf.data in either form, at most 1.2 and 1.4 times. With
+more than two other processes at work threads of Python wait for each other, and it is less than 1.
 """
 
 import gc
