@@ -113,8 +113,10 @@ def _narrow(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     if family is WideResNet:
         return {"features": 4, "depth": 10, "widen_factor": 1}
     if family is ViT:
-        stem = {"stem_features": 4} if kwargs["stem_stages"] else {"patch_size": 8}
-        return {"width": 16, "depth": 1, "num_heads": 2, **stem}
+        patches: dict[str, Any] = {"patch_size": 8}
+        if kwargs["stem_stages"]:
+            patches = {"stem_features": 4, "stem_stages": (1, 1)}
+        return {"width": 16, "depth": 1, "num_heads": 2, **patches}
     if family is Mixer:
         return {"width": 16, "depth": 1, "tokens_dim": 8, "channels_dim": 16, "patch_size": 8}
     if "features" in kwargs:

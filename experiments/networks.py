@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_train.models import create_model
+
 
 class Network(NamedTuple):
     """A function, where to take its kernel, and the shape of one of its inputs."""
@@ -137,17 +139,17 @@ def cnn(channels: int, o: int, pixels: int = 32, depth: int = 5) -> Network:
 
 def resnet18(o: int, pixels: int = 224) -> Network:
     """ResNet-18."""
-    return _of_module(ResNet(o, (2, 2, 2, 2)), pixels)
+    return _of_module(create_model("resnet-18", num_outputs=o), pixels)
 
 
 def resnet50(o: int, pixels: int = 224) -> Network:
     """ResNet-50."""
-    return _of_module(ResNet(o, (3, 4, 6, 3), bottleneck=True), pixels)
+    return _of_module(create_model("resnet-50", num_outputs=o), pixels)
 
 
 def resnet_tiny(o: int, pixels: int = 16) -> Network:
     """Two blocks of 8 channels, for a quick look."""
-    return _of_module(ResNet(o, (1, 1), features=8), pixels)
+    return _of_module(create_model("resnet-18", num_outputs=o, stages=(1, 1), features=8), pixels)
 
 
 def vit_s16(o: int, pixels: int = 224) -> Network:
@@ -158,50 +160,6 @@ def vit_s16(o: int, pixels: int = 224) -> Network:
 def vit_tiny(o: int, pixels: int = 32) -> Network:
     """ViT of 4 layers of width 64 on patches of 8 x 8, for a quick look."""
     return _of_module(ViT(o, width=64, depth=4, heads=2, patch=8), pixels)
-
-
-class ResNet(nn.Module):
-    """A residual network with BatchNorm in evaluation mode.
-
-    Attributes:
-      num_outputs: O.
-      stages: the number of blocks in each stage.
-      bottleneck: whether blocks are 1 x 1, 3 x 3, 1 x 1 convolutions, or two of 3 x 3.
-      features: channels of the first stage.
-    """
-
-    num_outputs: int
-    stages: tuple[int, ...]
-    bottleneck: bool = False
-    features: int = 64
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns logits [N, O] of images [N, height, width, 3]."""
-        x = nn.relu(_conv_norm(x, self.features, 7, 2))
-        x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
-        for stage, blocks in enumerate(self.stages):
-            for block in range(blocks):
-                strides = 2 if stage > 0 and block == 0 else 1
-                x = self._block(x, self.features * 2**stage, strides)
-        return nn.Dense(self.num_outputs)(x.mean(axis=(1, 2)))
-
-    def _block(self, x: jax.Array, features: int, strides: int) -> jax.Array:
-        if self.bottleneck:
-            y = nn.relu(_conv_norm(x, features, 1))
-            y = nn.relu(_conv_norm(y, features, 3, strides))
-            y = _conv_norm(y, 4 * features, 1)
-        else:
-            y = nn.relu(_conv_norm(x, features, 3, strides))
-            y = _conv_norm(y, features, 3)
-        if x.shape != y.shape:
-            x = _conv_norm(x, y.shape[-1], 1, strides)
-        return nn.relu(x + y)
-
-
-def _conv_norm(x: jax.Array, features: int, kernel: int, strides: int = 1) -> jax.Array:
-    conv = nn.Conv(features, (kernel, kernel), (strides, strides), use_bias=False)
-    return nn.BatchNorm(use_running_average=True)(conv(x))
 
 
 class ViT(nn.Module):

@@ -6,7 +6,8 @@
 
 The first two are the same, the third is `ntk_train.data.commands`. `--config.<field>=<value>` sets
 a field of the config. Started again with the same `--workdir`, a run goes on from its last
-checkpoint.
+checkpoint. With `--distributed` each process of a cluster reads its part of every batch; they share
+one workdir.
 """
 
 import ast
@@ -38,6 +39,7 @@ def cli() -> None:
 
     config_flags.DEFINE_config_file("config", None, "The config, path/to/config.py[:argument].")
     flags.DEFINE_string("workdir", None, "The folder for event files and checkpoints.")
+    flags.DEFINE_bool("distributed", False, "Whether this is one of several processes of a run.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(_main, flags_parser=_parse_flags)
 
@@ -67,6 +69,10 @@ def _main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:  # app.run sets INFO then
         logging.set_verbosity(logging.WARNING)  # the table is on the screen
     _keep_tensorflow_quiet()
+    if flags.FLAGS.distributed:
+        import jax
+
+        jax.distributed.initialize()  # Slurm, Open MPI, Kubernetes and TPUs tell it the others
 
     from ntk_train.errors import NTKError
     from ntk_train.train import train_and_evaluate

@@ -33,6 +33,18 @@ class AugmentedSource(Protocol):
         """The example of that index; all that is random in it is drawn from `rng`."""
 
 
+@runtime_checkable
+class PixelSource(Protocol):
+    """What a `Source` may have too: its images before they are normalised."""
+
+    @property
+    def normalization(self) -> Normalization | None:
+        """What is done with the pixels, on the host; None for images in uint8."""
+
+    def pixels(self) -> Source:
+        """The same examples in uint8; augmented too, if this source can."""
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArraySource:
     """A `Source` in memory.

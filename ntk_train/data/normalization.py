@@ -41,6 +41,10 @@ class Normalization:
         out -= np.broadcast_to(shift, row).ravel()
         return out.reshape(images.shape)
 
+    def table(self, channels: int) -> np.ndarray:
+        """What becomes of each pixel: [256, channels] float32, the same numbers as of a call."""
+        return self(np.arange(256, dtype=np.uint8)[:, None].repeat(channels, 1))
+
 
 CIFAR = Normalization((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 """Of CIFAR-10's training images."""

@@ -15,13 +15,15 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import grain
 import numpy as np
 
-from ntk_train.data.dataset import ArraySource, AugmentedSource, Example, Source
+from ntk_train.data.dataset import ArraySource, AugmentedSource, Example, PixelSource, Source
+from ntk_train.data.decode import look_up
+from ntk_train.data.memory import Memory
 
 Batch: TypeAlias = dict[str, np.ndarray]
 """{"image": [N, height, width, channels], "label": [N] int32}, more keys for evaluation."""
@@ -123,6 +125,7 @@ class _TrainBatches:
     process_index: int
     process_count: int
     augment: bool
+    _memory: Memory = dataclasses.field(default_factory=Memory)
 
     def __len__(self) -> int:
         return _ENDLESS
@@ -132,13 +135,13 @@ class _TrainBatches:
         first = int(step) * self.batch_size + self.process_index * count
         if first % len(self.source) < self.batch_size:  # an epoch has begun
             _report(self.source)
-        return _stack([self._example(position) for position in range(first, first + count)])
+        return _stack(self.source, count, self._memory, lambda s, row: self._read(s, first + row))
 
-    def _example(self, position: int) -> Example:
+    def _read(self, source: Source, position: int) -> Example:
         epoch, index = self._order.at(position)
-        if self.augment and isinstance(self.source, AugmentedSource):
-            return self.source.augmented(index, np.random.default_rng((self.seed, epoch, index)))
-        return self.source[index]
+        if self.augment and isinstance(source, AugmentedSource):
+            return source.augmented(index, np.random.default_rng((self.seed, epoch, index)))
+        return source[index]
 
     @functools.cached_property
     def _order(self) -> Order:
@@ -153,24 +156,49 @@ class _EvalBatches:
     batch_size: int
     process_index: int
     process_count: int
+    _memory: Memory = dataclasses.field(default_factory=Memory)
 
     def __len__(self) -> int:
         return math.ceil(len(self.source) / self.batch_size)
 
-    def __getitem__(self, batch: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch:
         count = self.batch_size // self.process_count
-        first = int(batch) * self.batch_size + self.process_index * count
+        first = int(number) * self.batch_size + self.process_index * count
         indices = np.arange(first, first + count)
         weight = indices < len(self.source)
         indices = np.where(weight, indices, 0)
-        examples = _stack([self.source[int(index)] for index in indices])
+        batch = _stack(self.source, count, self._memory, lambda s, row: s[int(indices[row])])
         bad = getattr(self.source, "bad_records", ())  # known now that they were read
         weight &= [int(index) not in bad for index in indices]
-        return {**examples, "weight": weight.astype(np.float32)}
+        return {**batch, "weight": weight.astype(np.float32)}
 
 
-def _stack(examples: list[Example]) -> Batch:
-    return {key: np.stack([example[key] for example in examples]) for key in ("image", "label")}
+def _stack(
+    source: Source, count: int, memory: Memory, read: Callable[[Source, int], Example]
+) -> Batch:
+    """Puts each example in its place as it comes, normalised there.
+
+    Kept until the last, 64 photos are memory new from the system: a fifth of the time.
+    """
+    normalization = None
+    if isinstance(source, PixelSource):
+        normalization, source = source.normalization, source.pixels()
+    batch: Batch = {}
+    table = None
+    for row in range(count):
+        example = read(source, row)
+        image, label = np.asarray(example["image"]), np.asarray(example["label"])
+        if row == 0:
+            dtype = image.dtype if normalization is None else np.float32
+            batch["image"] = memory.empty((count, *image.shape), dtype)
+            batch["label"] = np.empty(count, label.dtype)
+            table = None if normalization is None else normalization.table(image.shape[-1])
+        if table is None:
+            batch["image"][row] = image
+        else:
+            look_up(image, table, out=batch["image"][row])
+        batch["label"][row] = label
+    return batch
 
 
 def _report(source: Source) -> None:

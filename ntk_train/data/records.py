@@ -5,6 +5,7 @@
 Images are decoded when they are asked for. Labels are kept in a small file beside the records.
 """
 
+import copy
 import logging
 import os
 import pathlib
@@ -51,7 +52,7 @@ class TfdsSource:
         on_bad_record: str = "raise",
     ) -> None:
         self._name = f"{folder}, split {split!r}"
-        self._preprocessing, self._normalization = preprocessing, normalization
+        self._preprocessing, self.normalization = preprocessing, normalization
         self._records, num_classes = open_split(folder, split)
         stored = split_labels(self._records, folder, split, num_classes)  # [records]
         if classes is None:
@@ -90,6 +91,12 @@ class TfdsSource:
 
         return self._bad.read(index, read)
 
+    def pixels(self) -> "TfdsSource":
+        """The same examples in uint8; both count their bad records together."""
+        source = copy.copy(self)
+        source.normalization = None
+        return source
+
     def __repr__(self) -> str:
         """Names the files; Grain puts this into its messages."""
         return f"TfdsSource({self._name})"
@@ -115,7 +122,7 @@ class TfdsSource:
                 image = preprocessing.augment(encoded, rng)
         except ModuleNotFoundError:
             raise
-        # Pillow, Protobuf and ArrayRecord each raise what they like on damaged bytes.
+        # OpenCV, Pillow, Protobuf and ArrayRecord each raise what they like on damaged bytes.
         except Exception as error:
             msg = f"{self._name}, record {record_index}: {type(error).__name__}: {error}."
             raise BadRecordError(msg) from error
@@ -125,8 +132,8 @@ class TfdsSource:
                 f"file of labels has {self._stored[record_index]}. Delete {LABELS.format('*')}."
             )
             raise BadRecordError(msg)
-        if self._normalization is not None:
-            image = self._normalization(image)
+        if self.normalization is not None:
+            image = self.normalization(image)
         return {"image": np.ascontiguousarray(image), "label": self.labels[index]}
 
 

@@ -53,7 +53,7 @@ class Checkpoints:
         """Saves the state under its own step, unless that is saved already; returns where."""
         step = int(state.step)
         if step not in self._manager.all_steps():
-            if references is not None:
+            if references is not None and jax.process_index() == 0:
                 self._save_references(references, step)
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         return self._directory / str(step)

@@ -25,6 +25,7 @@ from ntk_train.errors import NTKError
 from ntk_train.monitor import Measurement, NTKHook
 from ntk_train.train import config as configs
 from ntk_train.train.checkpoint import Checkpoints
+from ntk_train.train.placement import Placement
 from ntk_train.train.progress import Progress
 from ntk_train.train.setup import Setup, make_hook, make_setup
 from ntk_train.train.state import TrainState
@@ -54,14 +55,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
       NonFiniteLossError: training diverged; the last finite state is saved.
     """
     configs.check(config)
+    placement = Placement()
+    placement.check(config)
     setup = make_setup(config)
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:  # closes everything on exceptions too
         keep = config.keep_checkpoints
         checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=keep))
-        state = checkpoints.restore_latest(setup.initial_state(config.seed))
-        lead = jax.process_index() == 0
+        initial = placement.everywhere(setup.initial_state(config.seed))
+        state = checkpoints.restore_latest(initial)
+        lead = placement.process_index == 0
         if lead:
             if int(state.step) > 0:
                 _warn_of_changes(config, workdir / "config.json")
@@ -72,10 +76,15 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
         hook = make_hook(config, setup, writer, checkpoints.restore_references(int(state.step)))
         if hook is not None:
             stack.callback(hook.close)
-            hook.prepare(params=state.params, model_state=state.model_state)
+            hook.prepare(**placement.here(_variables(state)))
         if int(state.step) == 0:  # writers take hparams once, also over interruptions
             writer.write_hparams(_hparams(config, setup, hook))
-        return _Run(config, setup, writer, checkpoints, hook, state).run()
+        return _Run(config, setup, placement, writer, checkpoints, hook, state).run()
+
+
+def _variables(state: TrainState) -> dict[str, Any]:
+    """What the hook takes of a state."""
+    return {"params": state.params, "model_state": state.model_state}
 
 
 def _warn_of_changes(config: ConfigDict, path: pathlib.Path) -> None:
@@ -121,6 +130,7 @@ class _Run:
         self,
         config: ConfigDict,
         setup: Setup,
+        placement: Placement,
         writer: metric_writers.MetricWriter,
         checkpoints: Checkpoints,
         hook: NTKHook | None,
@@ -128,6 +138,7 @@ class _Run:
     ) -> None:
         self._config = config
         self._setup = setup
+        self._placement = placement
         self._writer = writer
         self._checkpoints = checkpoints
         self._hook = hook
@@ -153,13 +164,19 @@ class _Run:
             self._measure(start, evaluates=True)
         self._report(start)
         train_step = make_train_step(
-            self._setup.model, self._setup.optimizer, config.seed, config.label_smoothing
+            self._setup.model,
+            self._setup.optimizer,
+            config.seed,
+            config.label_smoothing,
+            self._placement.replicated,
         )
         batches = train_batches(
             self._setup.dataset.train,
             batch_size=config.batch_size,
             seed=config.seed,
             start_step=start,
+            process_index=self._placement.process_index,
+            process_count=self._placement.process_count,
         )
         for step in range(start + 1, self._last + 1):
             self._state, metrics = train_step(self._state, self._on_device(next(batches)))
@@ -204,7 +221,7 @@ class _Run:
 
     def _stop_diverged(self) -> NoReturn:
         """Saves the last finite state, which is the one that the steps have kept, and raises."""
-        state = self._state.replace(diverged=jnp.zeros((), bool))
+        state = self._state.replace(diverged=self._placement.everywhere(jnp.zeros((), bool)))
         path = self._checkpoints.save(state)
         msg = (
             f"The loss or a parameter became NaN or infinite in step {int(state.step) + 1}. The "
@@ -223,7 +240,12 @@ class _Run:
             self._progress.row(step, loss=self._loss, evaluation=evaluation, spectrum=spectrum)
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        batches = eval_batches(self._setup.dataset.test, batch_size=self._config.eval_batch_size)
+        batches = eval_batches(
+            self._setup.dataset.test,
+            batch_size=self._config.eval_batch_size,
+            process_index=self._placement.process_index,
+            process_count=self._placement.process_count,
+        )
         with self._report.timed("eval", wait_jax_async_dispatch=False):
             evaluation = evaluate(self._eval_step, self._state, map(self._on_device, batches))
         scalars = {f"eval_{name}": value for name, value in evaluation.items()}
@@ -231,6 +253,7 @@ class _Run:
         return evaluation
 
     def _on_device(self, batch: Batch) -> Batch:
+        batch = self._placement.batch(batch)
         if self._setup.dataset.normalization is None:
             return batch
         return {**batch, "image": self._inputs(batch["image"])}
@@ -239,5 +262,5 @@ class _Run:
         if self._hook is None:
             return None
         with self._report.timed("ntk", wait_jax_async_dispatch=False):
-            ran = self._hook(step, params=self._state.params, model_state=self._state.model_state)
+            ran = self._hook(step, **self._placement.here(_variables(self._state)))
         return self._hook.latest if ran else None

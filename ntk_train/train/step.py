@@ -26,6 +26,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     label_smoothing: float = 0.0,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Makes the compiled update `train_step(state, batch) -> state, metrics`.
 
@@ -39,6 +40,7 @@ def make_train_step(
       optimizer: of optax.
       seed: of the model's "dropout" stream, which depends on the seed and the step alone.
       label_smoothing: the part of a label that is spread over all outputs, from 0 to below 1.
+      sharding: of the state and the metrics that it returns; None to follow the arguments.
     """
 
     def loss_fn(params: PyTree, state: TrainState, batch: Batch) -> tuple[jax.Array, Any]:
@@ -70,7 +72,7 @@ def make_train_step(
         metrics = {"loss": loss, "accuracy": accuracy, "diverged": diverged}
         return state.replace(diverged=diverged), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=sharding)
 
 
 def make_eval_step(model: nn.Module) -> Callable[[PyTree, dict[str, Any], Batch], Metrics]:

@@ -11,7 +11,7 @@ pytest.importorskip("tensorflow_datasets")
 
 from ntk_train.data import BadRecordError, load_dataset
 from ntk_train.data.images import PadCrop
-from ntk_train.data.pipeline import eval_batches, train_batches
+from ntk_train.data.pipeline import Order, eval_batches, train_batches
 from ntk_train.data.records import LABELS, TfdsSource
 from tests.data import archives
 
@@ -161,7 +161,7 @@ def test_tensorflow_is_not_imported_for_reading(data_dir):
     program = f"""
 import sys
 from ntk_train.data import load_dataset, make_probe
-from ntk_train.data.pipeline import eval_batches, train_batches
+from ntk_train.data.pipeline import Order, eval_batches, train_batches
 for name in ("cifar2", "cifar10", "imagenet2012"):
     dataset = load_dataset(name, data_dir={str(data_dir)!r})
     next(train_batches(dataset.train, batch_size=4, seed=0))
@@ -174,3 +174,25 @@ print([name for name in sys.modules if name.split(".")[0] == "tensorflow"])
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("image_dtype", ["float32", "uint8"])
+def test_batches_of_photos_are_their_examples_with_any_number_of_threads(data_dir, image_dtype):
+    source = load_dataset(
+        "imagenet2012", data_dir=data_dir, image_size=32, image_dtype=image_dtype
+    ).train
+    kept = []
+    for threads in (0, 1, 3):
+        batches = train_batches(source, batch_size=5, seed=2, num_threads=threads)
+        kept.append([next(batches) for _ in range(6)])  # kept: none is written over
+    order = Order(len(source), 2)
+    for step in range(6):
+        for row in range(5):
+            epoch, index = order.at(5 * step + row)
+            expected = source.augmented(index, np.random.default_rng((2, epoch, index)))
+            for batches in kept:
+                np.testing.assert_array_equal(batches[step]["image"][row], expected["image"])
+                assert batches[step]["image"].dtype == image_dtype
+                assert batches[step]["label"][row] == expected["label"]
+    plain = next(eval_batches(source, batch_size=5))
+    np.testing.assert_array_equal(plain["image"], [source[i]["image"] for i in range(5)])

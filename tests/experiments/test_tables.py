@@ -7,6 +7,24 @@ def test_the_page_is_what_the_data_gives():
     assert tables.PAGE.read_text() == tables.page(), "run `python -m experiments.tables`"
 
 
+def test_the_page_of_the_data_sets_has_the_measured_throughput():
+    rows, _ = record.load_table(record.RESULTS / "benchmark_input")
+    text = (record.ROOT / "docs" / "data.md").read_text()
+    assert rows
+    for row in rows:
+        rate, low, high, ratio, cost = (
+            row[column]
+            for column in (
+                "images_per_second",
+                "lowest",
+                "highest",
+                "ntk_train_to_this",
+                "cpu_ms_per_image",
+            )
+        )
+        assert f"| {row['pipeline']} | {rate} | {low} - {high} | {ratio} | {cost} |" in text
+
+
 def implementation(name, milliseconds, chosen=""):
     cell = {"family": "fcn", "case": "fcn 8", "n": 1, "o": 2, "implementation": name}
     return cell | {"chosen": chosen, "milliseconds": milliseconds, "peak_megabytes": "1"}
