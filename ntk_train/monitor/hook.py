@@ -308,6 +308,7 @@ class NTKHook:
             _log.warning(
                 "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
             )
+        first = self._program is None
         self._program = KernelProgram(
             self._f,
             self._probe,
@@ -317,6 +318,12 @@ class NTKHook:
             with_logits=self._training is not None
             and isinstance(self._training.loss, CrossEntropy),
         )
+        convention = self._program.convention
+        if first and self._training and convention.outputs != "full" and convention.num_outputs > 1:
+            _log.info(
+                "%s: no critical learning rate, which follows from outputs='full' alone.",
+                self._name,
+            )
         return self._program
 
     def _begin(self, step: int, params: PyTree, model_state: Any, rate: Rate | None) -> None:

@@ -28,6 +28,9 @@ from ntk_train.spectrum import ReferenceKernels
 class HookSet(Mapping[str, NTKHook]):
     """Hooks by name that run at the same steps, those of the first, and are called as one.
 
+    Attributes:
+      first: the first of them.
+
     Args:
       hooks: by name, each with a prefix of its own. The schedule and `max_overhead` of the first
         are those of all: max_overhead bounds the time of all of them together.
@@ -41,9 +44,9 @@ class HookSet(Mapping[str, NTKHook]):
             msg = "hooks is empty; expected at least one hook by its name."
             raise KernelInputError(msg)
         self._hooks = dict(hooks)
-        self._first = next(iter(self._hooks.values()))
+        self.first = next(iter(self._hooks.values()))
         for hook in self._hooks.values():
-            hook.schedule, hook.overhead = self._first.schedule, self._first.overhead
+            hook.schedule, hook.overhead = self.first.schedule, self.first.overhead
 
     def __getitem__(self, name: str) -> NTKHook:
         """The hook of that name."""
@@ -69,12 +72,12 @@ class HookSet(Mapping[str, NTKHook]):
         """As of each hook; returns whether one has begun a measurement."""
         try:
             number = int(step)
-            due = self._first.schedule.due(number, t)
+            due = self.first.schedule.due(number, t)
         except Exception as error:  # a diagnostic never ends a training run
-            self._first.lose(step, error)
+            self.first.lose(step, error)
             return False
         # Open until the last has begun, so that the schedule rests for the time of all together.
-        with self._first.overhead.together() if due else contextlib.nullcontext():
+        with self.first.overhead.together() if due else contextlib.nullcontext():
             begun = [
                 hook.follow(number, due, params, model_state, learning_rate)
                 for hook in self._hooks.values()
