@@ -28,11 +28,11 @@ ALLOWED = {
     "rules": LIGHT,
     "kernel": LIGHT,
     "spectrum": LIGHT | {"matfree", "lineax"},  # imported where a kernel is an operator
-    "monitor": LIGHT | {"matplotlib"},  # imported when a picture is drawn, if it is there
+    "monitor": LIGHT | {"matplotlib", "threadpoolctl"},  # imported when used, if they are there
     "models": LIGHT | {"flax"},
 }
 HEAVY = ["clu", "grain", "matplotlib", "ml_collections", "sklearn", "tensorboard", "tensorflow"]
-HEAVY += ["equinox", "lineax", "matfree"]
+HEAVY += ["equinox", "lineax", "matfree", "threadpoolctl"]
 
 
 def imported(path):

@@ -85,7 +85,8 @@ class NTKHook:
         max_overhead seconds; 0.01 is one per cent. None for no limit. `on_steps` and `last_step`
         run in any case.
       prefix: the tags are `<prefix>/lambda_max` and so on.
-      pictures: whether to draw the spectrum; needs matplotlib, and is skipped without it.
+      pictures: whether to draw, of the first measurement, the second, third, fifth, ninth, ... and
+        the last; needs matplotlib, and is skipped without it.
       write_hparams: whether to write the convention as hparams too. False for a loop that merges
         `convention.hparams()` into its own, as most writers take them once.
       max_failures: after so many failed measurements in a row the hook gives up, and says so.
@@ -282,7 +283,7 @@ class NTKHook:
             return
         if self._program is not None:
             self._program.wait(timeout)
-        self._summaries.flush()
+        self._summaries.finish()
 
     def __enter__(self) -> "NTKHook":
         """Returns itself."""

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ntk_train.errors import ConventionError
+from ntk_train.monitor.blas import one_blas_thread
 from ntk_train.monitor.program import FetchedKernel, KernelProgram
 from ntk_train.spectrum import (
     Convention,
@@ -106,18 +107,20 @@ class Measurer:
         start = time.perf_counter()
         _warn_of_coupling(fetched.coupling)
         references = self._comparable(step, fetched.kernel, program.convention)
-        found = diagnose(
-            fetched.kernel,
-            program.convention,
-            eps=program.eps,
-            labels=self._labels,
-            logits=fetched.logits,
-            training=self._training_at(step, rate),
-            layers=fetched.layers,
-            # A kernel of zeros has no direction that could have changed.
-            references=references if np.any(fetched.kernel) else None,
-            step=step,
-        )
+        training = self._training_at(step, rate)
+        with one_blas_thread():
+            found = diagnose(
+                fetched.kernel,
+                program.convention,
+                eps=program.eps,
+                labels=self._labels,
+                logits=fetched.logits,
+                training=training,
+                layers=fetched.layers,
+                # A kernel of zeros has no direction that could have changed.
+                references=references if np.any(fetched.kernel) else None,
+                step=step,
+            )
         if found.spectrum.lambda_max == 0:
             _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
         if references is None:

@@ -5,6 +5,9 @@
 
 TensorBoard makes a group of what stands before the first slash. What fails to be written is counted
 and takes nothing else along.
+
+Pictures take a hundred times as long as the numbers, and TensorBoard shows ten of a run. So they
+are drawn of the first, second, third, fifth, ninth, ... measurement, and at the end of the last.
 """
 
 import importlib.util
@@ -70,6 +73,9 @@ class Summaries:
         self._hparams = hparams
         self._failures = failures
         self._announced: Convention | None = None
+        self._measured = 0  # measurements written so far
+        self._undrawn: Measurement | None = None  # the last one, if it has no pictures
+        self._history = History()
 
     def write(
         self,
@@ -93,8 +99,10 @@ class Summaries:
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
         if signal.size:
             self._attempt("write_histograms", step, lambda: {"log10_eigenvalues": np.log10(signal)})
-        if self._pictures:
-            self._attempt("write_images", step, lambda: pictures_of(found, self._labels, history))
+        self._undrawn, self._history = found, history
+        if self._measured & (self._measured - 1) == 0:  # 0 and the powers of two
+            self._draw()
+        self._measured += 1
         if convention != self._announced:
             self.text(step, "convention", convention.describe())
             if self._hparams and self._announced is None:
@@ -112,10 +120,18 @@ class Summaries:
         if self._writer is not None:
             self._attempt("write_texts", step, lambda: {name: text})
 
-    def flush(self) -> None:
-        """Flushes the writer."""
+    def finish(self) -> None:
+        """Draws the last measurement, if it is not yet, and flushes the writer."""
         if self._writer is not None:
+            self._draw()
             self._try("flush", self._writer.flush)
+
+    def _draw(self) -> None:
+        found, self._undrawn = self._undrawn, None
+        if found is not None and self._pictures:
+            self._attempt(
+                "write_images", found.step, lambda: pictures_of(found, self._labels, self._history)
+            )
 
     def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
         """Writes what a function makes, which may fail too."""
