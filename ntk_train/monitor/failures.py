@@ -62,6 +62,21 @@ class Failures:
         if self.gave_up:
             _log.warning("The hook gives up after %d failures in a row.", self._max_in_a_row)
 
+    def of_memory(self, step: Any, budget: float, error: Exception) -> None:
+        """Memory ran out, and the kernel is to be tried again with less of it."""
+        with self._lock:
+            self.count += 1
+        _log.warning(
+            "Out of memory at step %s in %s (failure %d, training goes on): the kernel is compiled "
+            "anew with blocks of at most %.3g MB. %s: %s",
+            step,
+            self.name,
+            self.count,
+            budget / 1e6,
+            type(error).__name__,
+            error,
+        )
+
     def of_writing(self, kind: str, error: Exception) -> None:
         """Something could not be written, or decided; said once for each kind."""
         with self._lock:

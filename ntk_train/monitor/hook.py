@@ -6,15 +6,14 @@
         hook(step, params=state.params)
     hook.close()
 
-    call     schedule: is it due?  ->  program: dispatches the kernel, returns        (the loop)
-    worker   fetches it  ->  measure: float64 numbers  ->  summaries: the writer      (a thread)
+    the loop   schedule: is it due?  ->  pipeline, program: dispatches the kernel, returns
+    a thread   fetches it  ->  measure: numbers in float64  ->  summaries: the writer
 
 It compiles once, on a thread beside the training steps, and the loop goes on while the host thread
 takes the spectrum; docs/diagnostics.md says what each number means. Whatever goes wrong is logged
 and counted, and training goes on.
 """
 
-import functools
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -31,10 +30,9 @@ from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
 from ntk_train.monitor.measure import Measurement, Measurer, Rate
 from ntk_train.monitor.overhead import Overhead
-from ntk_train.monitor.program import KernelProgram, PendingKernel, signature
+from ntk_train.monitor.pipeline import Asked, Outcome, Pipeline
 from ntk_train.monitor.schedule import Schedule
 from ntk_train.monitor.summaries import Summaries
-from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
 
 _log = logging.getLogger(__name__)
@@ -125,9 +123,8 @@ class NTKHook:
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
         )
         check_options(outputs, implementation, precision, max_overhead, max_failures)
-        self._f = f
-        self._probe = checked_probe(probe, batched)
-        self._kernel_options: dict[str, Any] = {
+        probe = checked_probe(probe, batched)
+        options: dict[str, Any] = {
             "outputs": outputs,
             "implementation": implementation,
             "batched": batched,
@@ -135,9 +132,7 @@ class NTKHook:
             "param_filter": param_filter,
             "per_layer": per_layer,
         }
-        labels = checked_labels(labels, self._probe)
-        self._training = training
-        self._measurer = Measurer(labels, training, references)
+        labels = checked_labels(labels, probe)
         self._failures = Failures(prefix, max_failures)
         self._summaries = Summaries(
             writer,
@@ -148,8 +143,17 @@ class NTKHook:
             failures=self._failures,
         )
         self.overhead = Overhead(self.schedule, max_overhead)
-        self._worker = Worker(f"{prefix}-worker")
-        self._program: KernelProgram | None = None
+        self._pipeline = Pipeline(
+            f,
+            probe,
+            options,
+            with_logits=training is not None and isinstance(training.loss, CrossEntropy),
+            measurer=Measurer(labels, training, references),
+            failures=self._failures,
+            name=f"{prefix}-worker",
+            begun=lambda: self.overhead.begin(),
+            ended=self._ended,
+        )
         self._latest: Measurement | None = None
         self._stop_when = stop_when
         self._stop_reason = ""
@@ -158,7 +162,7 @@ class NTKHook:
     @property
     def convention(self) -> Convention | None:
         """The choices behind the numbers, None until the first call or `prepare`."""
-        return None if self._program is None else self._program.convention
+        return self._pipeline.convention
 
     @property
     def latest(self) -> Measurement | None:
@@ -174,7 +178,7 @@ class NTKHook:
         checkpoint of the same step.
         """
         self.wait()
-        return self._measurer.references
+        return self._pipeline.references
 
     @property
     def failures(self) -> int:
@@ -198,12 +202,12 @@ class NTKHook:
     @property
     def idle(self) -> bool:
         """Whether no measurement is under way, so that `latest` does not wait."""
-        return self._worker.idle
+        return self._pipeline.idle
 
     def __call__(
         self,
         step: int | np.integer | jax.Array,
-        t: float | None = None,
+        t: float | int | None = None,
         *,
         params: PyTree,
         model_state: Mapping[str, PyTree] | None = None,
@@ -244,10 +248,10 @@ class NTKHook:
         if self._failures.gave_up:
             return False
         try:
-            if due or self._program is None:  # so that it compiles beside the first steps
-                self._prepare_for(params, model_state)
+            self._pipeline.follow(params, model_state)  # to compile beside the first steps
             if due:
-                self._begin(step, params, model_state, learning_rate)
+                asked = Asked(step, params, model_state, learning_rate)
+                self._pipeline.begin(asked)
         except Exception as error:
             self.lose(step, error)
             return False
@@ -266,13 +270,13 @@ class NTKHook:
         Raises:
           KernelInputError, DtypeError: as `ntk_train.ntk`.
         """
-        return self._prepare_for(params, model_state).convention
+        return self._pipeline.prepare(params, model_state).convention
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | int | None = None) -> bool:
         """Waits until nothing is under way, so many seconds at most; whether that is so."""
-        return self._worker.wait(timeout)
+        return self._pipeline.wait(timeout)
 
-    def close(self, timeout: float = 60.0) -> None:
+    def close(self, timeout: float | int = 60) -> None:
         """Finishes what is under way and flushes the writer, which stays the caller's.
 
         Args:
@@ -281,8 +285,7 @@ class NTKHook:
         if not self.wait(timeout):
             _log.warning("A measurement of %s took over %g s and is lost.", self._name, timeout)
             return
-        if self._program is not None:
-            self._program.wait(timeout)
+        self._pipeline.wait_for_compilation(timeout)
         self._summaries.finish()
 
     def __enter__(self) -> "NTKHook":
@@ -302,65 +305,28 @@ class NTKHook:
     def _name(self) -> str:
         return self._failures.name
 
-    def _prepare_for(self, params: PyTree, model_state: Any) -> KernelProgram:
-        if self._program is not None:
-            if self._program.signature == signature((params, model_state)):
-                return self._program
-            _log.warning(
-                "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
-            )
-        first = self._program is None
-        self._program = KernelProgram(
-            self._f,
-            self._probe,
-            self._kernel_options,
-            params,
-            model_state,
-            with_logits=self._training is not None
-            and isinstance(self._training.loss, CrossEntropy),
-        )
-        convention = self._program.convention
-        if first and self._training and convention.outputs != "full" and convention.num_outputs > 1:
-            _log.info(
-                "%s: no critical learning rate, which follows from outputs='full' alone.",
-                self._name,
-            )
-        return self._program
+    def lose(self, step: Any, error: Exception) -> None:
+        """Counts a failure in the loop's thread, and writes it after what is under way."""
+        self._failures.of_measurement(step, error)
+        if isinstance(step, (int, np.integer)):
+            number, count = int(step), float(self._failures.count)
+            self._pipeline.after(lambda: self._summaries.scalar(number, "failures", count))
 
-    def _begin(self, step: int, params: PyTree, model_state: Any, rate: Rate | None) -> None:
-        """Asks for the kernel, and has the worker do the rest."""
-        assert self._program is not None
-        start = time.perf_counter()
-        self.wait()
-        pending = self._program.start(params, model_state)
-        if isinstance(rate, jax.Array):  # may be donated to the next step, with its optimizer
-            rate = jax.device_put(rate, may_alias=False)
-        self.overhead.begin()
-        blocked = time.perf_counter() - start
-        self._worker.start(
-            functools.partial(self._finish, step, self._program, pending, rate, blocked)
-        )
-
-    def _finish(
-        self,
-        step: int,
-        program: KernelProgram,
-        pending: PendingKernel,
-        rate: Rate | None,
-        blocked: float,
-    ) -> None:
-        """On the worker: from the pending kernel to what is written of it."""
-        seconds = 0.0
+    def _ended(self, outcome: Outcome) -> None:
+        """On the worker: what came of a measurement is kept and written."""
+        seconds, start = 0.0, time.perf_counter()
         try:
-            found = self._measurer(step, program, pending.fetch(), rate)
-            self._failures.success()
-            self._latest = found
-            start = time.perf_counter()
-            self._consider(found)
-            self._write(found, program.convention, blocked)
-            seconds = found.seconds + time.perf_counter() - start
+            if outcome.found is not None:
+                self._failures.success()
+                self._latest = outcome.found
+                self._consider(outcome.found)
+                self._write(outcome.found, outcome.convention, outcome.blocked)
+                seconds = outcome.found.seconds + time.perf_counter() - start
+            elif outcome.error is not None:
+                self._failures.of_measurement(outcome.step, outcome.error)
+                self._summaries.scalar(outcome.step, "failures", float(self._failures.count))
         except Exception as error:
-            self._fail(step, error)
+            self._failures.of_writing("The summary", error)
         finally:
             self.overhead.end(seconds)
 
@@ -392,14 +358,3 @@ class NTKHook:
         if share is not None:
             own["time_share"] = share
         self._summaries.write(found, convention, numbers | own, self.history)
-
-    def _fail(self, step: int, error: Exception) -> None:
-        self._failures.of_measurement(step, error)
-        self._summaries.scalar(step, "failures", self._failures.count)
-
-    def lose(self, step: Any, error: Exception) -> None:
-        """Counts a failure in the loop's thread, and writes it after what is under way."""
-        self._failures.of_measurement(step, error)
-        if isinstance(step, (int, np.integer)):
-            number, count = int(step), self._failures.count
-            self._worker.start(lambda: self._summaries.scalar(number, "failures", count))

@@ -88,6 +88,7 @@ class Measurer:
     ) -> None:
         self._labels = labels
         self._training = training
+        self._told = False
         self.references = references
 
     def __call__(
@@ -121,6 +122,7 @@ class Measurer:
                 references=references if np.any(fetched.kernel) else None,
                 step=step,
             )
+        self._tell_of_rates(found)
         if found.spectrum.lambda_max == 0:
             _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
         if references is None:
@@ -142,6 +144,11 @@ class Measurer:
             step,
         )
         return None
+
+    def _tell_of_rates(self, found: Diagnostics) -> None:
+        if self._training and "critical_learning_rate" not in found.values and not self._told:
+            _log.info("No critical learning rate: it follows from outputs='full' alone.")
+            self._told = True
 
     def _training_at(self, step: int, rate: Rate | None) -> Training | None:
         if self._training is None or rate is None:

@@ -63,7 +63,7 @@ class HookSet(Mapping[str, NTKHook]):
     def __call__(
         self,
         step: int | np.integer | jax.Array,
-        t: float | None = None,
+        t: float | int | None = None,
         *,
         params: PyTree,
         model_state: Mapping[str, PyTree] | None = None,
@@ -126,11 +126,11 @@ class HookSet(Mapping[str, NTKHook]):
         """Whether no measurement is under way."""
         return all(hook.idle for hook in self._hooks.values())
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | int | None = None) -> bool:
         """Waits for all, for each so many seconds at most; whether nothing is under way."""
         return all([hook.wait(timeout) for hook in self._hooks.values()])
 
-    def close(self, timeout: float = 60.0) -> None:
+    def close(self, timeout: float | int = 60) -> None:
         """Closes all."""
         with contextlib.ExitStack() as stack:
             for hook in self._hooks.values():

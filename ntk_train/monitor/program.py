@@ -54,6 +54,7 @@ class KernelProgram:
 
     Attributes:
       signature: of what it was made for, see `signature`.
+      budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
       eps: relative rounding error of an entry of the kernel, for the noise floor.
 
@@ -81,12 +82,12 @@ class KernelProgram:
     ) -> None:
         arrays, static, treedef = _split((params, model_state))
         self.signature = signature((params, model_state))
+        self.budget = options.get("memory_budget")
         self._probe = probe
+        self._unflatten = lambda arrays: _joined(arrays, static, treedef)
 
         def bind(arrays: list[jax.Array]) -> tuple[ApplyFn, PyTree]:
-            rest = iter(arrays)
-            leaves = [next(rest) if leaf is _ARRAY else leaf for leaf in static]
-            params, model_state = jax.tree.unflatten(treedef, leaves)
+            params, model_state = _joined(arrays, static, treedef)
             if not jax.tree.leaves(model_state):
                 return f, params
             return (lambda params, x: f(params, x, model_state)), params
@@ -131,10 +132,17 @@ class KernelProgram:
         arrays, _, _ = _split((params, model_state))
         sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays)
         if sharded or all(future.done() for future in self._futures()):
-            return PendingKernel(self, running=self._run(arrays))
-        return PendingKernel(self, held=[jax.device_put(leaf, may_alias=False) for leaf in arrays])
+            return PendingKernel(self, arrays, running=self._run(arrays))
+        return PendingKernel(self, [jax.device_put(leaf, may_alias=False) for leaf in arrays])
 
-    def wait(self, timeout: float | None = None) -> bool:
+    @property
+    def temporary_bytes(self) -> int | None:
+        """What the compiled program takes beside its arguments; None where that is not known."""
+        if not self._kernel.done() or self._kernel.cancelled() or self._kernel.exception():
+            return None
+        return getattr(self._kernel.result().memory_analysis(), "temp_size_in_bytes", None)
+
+    def wait(self, timeout: float | int | None = None) -> bool:
         """Waits until nothing is being compiled any more, which may be cancelled; whether so."""
         pending = [future for future in self._futures() if not future.cancel()]
         return not futures.wait(pending, timeout).not_done
@@ -162,22 +170,25 @@ class KernelProgram:
 class PendingKernel:
     """A kernel that `KernelProgram.start` was asked for.
 
+    Attributes:
+      program: of this kernel.
+
     Args:
       program: of this kernel.
-      running: what it dispatched; or None and
-      held: copies of the arrays, to run it when it is compiled.
+      arrays: its arguments: those that were dispatched, which the caller may have donated since; or
+        copies, if nothing is running yet.
+      running: what was dispatched.
     """
 
     def __init__(
         self,
         program: KernelProgram,
-        *,
+        arrays: list[jax.Array],
         running: tuple[Any, Any, Any] | None = None,
-        held: list[jax.Array] | None = None,
     ) -> None:
-        self._program = program
+        self.program = program
+        self._arrays = arrays
         self._running = running
-        self._held = held
 
     def fetch(self) -> FetchedKernel:
         """Waits for the kernel and copies it to the host; to be called once.
@@ -185,25 +196,31 @@ class PendingKernel:
         Raises:
           JaxRuntimeError: the device ran out of memory, or failed.
         """
-        held, self._held = self._held, None
-        if held is not None:
-            for future in self._program._futures():
+        running, self._running = self._running, None
+        if running is None:
+            for future in self.program._futures():
                 future.result()
-            jax.block_until_ready(held)
-            self._running = self._program._run(held)
-        assert self._running is not None
-        (mark, outputs, coupling), self._running = self._running, None
+            jax.block_until_ready(self._arrays)
+            running = self.program._run(self._arrays)
+        mark, outputs, coupling = running
         jax.block_until_ready(mark)  # the steps that were still under way are no time of the kernel
         start = time.perf_counter()
         found = jax.device_get(outputs)
         seconds = time.perf_counter() - start
+        self._arrays = []  # copies are not kept any longer
         return FetchedKernel(
             kernel=found["kernel"],
             layers=found.get("layers"),
             logits=found.get("logits"),
-            coupling=self._program._relative(coupling),
+            coupling=self.program._relative(coupling),
             seconds=seconds,
         )
+
+    def arguments(self) -> tuple[PyTree, PyTree] | None:
+        """Parameters and model state, to try again; None where they have been donated."""
+        if any(leaf.is_deleted() for leaf in self._arrays):
+            return None
+        return self.program._unflatten(self._arrays)
 
 
 def signature(tree: PyTree) -> Any:
@@ -229,6 +246,12 @@ def _split(tree: PyTree) -> tuple[list[jax.Array], list[Any], Any]:
     ]
     static = [_ARRAY if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
     return arrays, static, treedef
+
+
+def _joined(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
+    """The tree that `_split` took apart, with other arrays."""
+    rest = iter(arrays)
+    return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in static])
 
 
 def _flat(outputs: PyTree) -> jax.Array:

@@ -53,7 +53,7 @@ class Worker:
         self._thread.start()
         return waited
 
-    def wait(self, timeout: float | None = None) -> bool:
+    def wait(self, timeout: float | int | None = None) -> bool:
         """Waits for the job under way, for so many seconds at most; returns whether it is done."""
         thread = self._thread
         if thread is not None and not self.idle:

@@ -1,6 +1,7 @@
 """The loop goes on while a measurement is under way, and what it donates is not read any more."""
 
 import threading
+from concurrent.futures import Future
 
 import jax
 import jax.numpy as jnp
@@ -15,24 +16,13 @@ from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
 @pytest.fixture
 def gate(monkeypatch):
     """Holds compilation back until it is set."""
-    event, submit = threading.Event(), KernelProgram.__init__
+    event, compiles = threading.Event(), KernelProgram.__init__
 
     def gated(self, *args, **kwargs):
-        submit(self, *args, **kwargs)
-        kernel = self._kernel
-
-        class Gated:
-            def done(self):
-                return event.is_set() and kernel.done()
-
-            def result(self):
-                assert event.wait(30)
-                return kernel.result()
-
-            def cancel(self):
-                return kernel.cancel()
-
-        self._kernel = Gated()
+        compiles(self, *args, **kwargs)
+        kernel, self._kernel = self._kernel, Future()
+        pass_on = lambda later: event.wait(30) and later.set_result(kernel.result())
+        threading.Thread(target=pass_on, args=[self._kernel], daemon=True).start()
 
     monkeypatch.setattr(KernelProgram, "__init__", gated)
     yield event
