@@ -177,6 +177,7 @@ def _writer(folder: str) -> Any:
     if importlib.util.find_spec("clu") is None or importlib.util.find_spec("tensorflow") is None:
         return None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself otherwise
     import tensorflow as tf
     from clu import metric_writers
 
