@@ -76,6 +76,7 @@ class KernelProblem:
       layout: labels of the axes. With `batched` the first label of each side is the example's.
       batched: whether examples are independent.
       precision: of the products, see `ntk_train.ntk`.
+      memory_budget: bytes, see `ntk_train.ntk`.
     """
 
     f1: Callable[[list[jax.Array], PyTree], jax.Array]
@@ -87,3 +88,4 @@ class KernelProblem:
     layout: KernelLayout
     batched: bool
     precision: str | None
+    memory_budget: float | None = None

@@ -7,6 +7,7 @@ loop's body counts as often as it runs.
 """
 
 import dataclasses
+import math
 import warnings
 
 import jax
@@ -14,9 +15,11 @@ import jax
 from ntk_train._jax import has_forward_mode, shape_of, source_line
 from ntk_train._types import Groups, KernelProblem
 from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarning
+from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
+from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
-from ntk_train.kernel.plan import Cost, Plan, reference_costs, this_machine
+from ntk_train.kernel.plan import Plan, examples_of
 from ntk_train.kernel.structured import prepare, structured
 from ntk_train.program.linear import LinearProgram
 
@@ -110,16 +113,39 @@ def check_implementation(implementation: str) -> None:
 
 def costs_of(plan: Plan) -> dict[str, Cost]:
     """The cost of each implementation that can compute the plan's problem."""
-    costs = {"structured": plan.cost, **reference_costs(plan)}
+    costs = {"structured": plan.total_cost, **reference_costs(plan)}
     if not all(has_forward_mode(program.equations) for program in _programs(plan)):
         del costs["ntk_vector_products"]
     return costs
 
 
+def reference_costs(plan: Plan) -> dict[str, Cost]:
+    """Costs of the two plain implementations, by the same count."""
+    problem, labels, layout = plan.problem, plan.labels, plan.problem.layout
+    left, right = (num_rows(labels, side) for side in (layout.left, layout.right))
+    n, _ = examples_of(problem)
+    sides = [left] if problem.x2 is None else [left, right]
+    a_pass = [_operations(plan, side) for side in (0, 1)]
+    backward = sum(rows * operations for rows, operations in zip(sides, a_pass, strict=False))
+    num_parameters = sum(leaf.size for leaf in problem.theta)
+    forward = right * (labels[n] if n and n not in layout.shared else 1) * a_pass[0]
+    return {
+        "jacobian_contraction": Cost(
+            backward + 2 * math.prod(labels.values()) * num_parameters,
+            2 * num_parameters * sum(sides),
+        ),
+        "ntk_vector_products": Cost(right * a_pass[1] + forward, 2 * right * num_parameters),
+    }
+
+
+def _operations(plan: Plan, side: int) -> int:
+    """Of one backward pass."""
+    return plan.programs[side].operations + (_operations(plan.inner, side) if plan.inner else 0)
+
+
 def cheapest(plan: Plan) -> str:
     """Name of the implementation that takes the least time by the plan's count."""
-    machine = this_machine()
-    times = {name: cost.time(machine) for name, cost in costs_of(plan).items()}
+    times = {name: cost.time(plan.machine) for name, cost in costs_of(plan).items()}
     least = min(times, key=times.__getitem__)
     # The others run as many small passes, at a lower rate than the products of the plan.
     return least if 2 * times[least] < times["structured"] else "structured"

@@ -3,6 +3,7 @@
 Of the kernel of x1 with itself only the blocks on and above the diagonal are computed.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,14 +11,57 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._types import KernelLayout
+from ntk_train._types import KernelLayout, PyTree
 from ntk_train.kernel.contract import contract
 from ntk_train.kernel.plan import Plan
-from ntk_train.kernel.rows import Rows, block_of, block_starts
+from ntk_train.kernel.rows import Rows, block_of, block_starts, rows_of
 
 
-def kernels_of(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
-    """The kernel of each group of leaves from the rows of both sides."""
+def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
+    """The kernel of each group of leaves of one pass; a trace a few outputs at a time.
+
+    Args:
+      plan: of the pass.
+      x1: inputs of one side.
+      x2: of the other, None for the same.
+    """
+    if plan.blocks.traced is None:
+        return _of_outputs(plan, x1, x2, 0)
+    label, size = plan.blocks.traced
+    axis, total = plan.problem.layout.out.find(label), plan.labels[label]
+
+    def part(start: Any, size: int = size) -> list[jax.Array]:
+        block = dataclasses.replace(plan, labels={**plan.labels, label: size})
+        return _of_outputs(block, x1, x2, start)
+
+    starts = jnp.arange(0, total // size * size, size)
+    rest = part(total // size * size, total % size) if total % size else None
+    if axis >= 0:  # a diagonal
+        kernels = [_side_by_side(stack, axis) for stack in lax.map(part, starts)]
+        if rest is None:
+            return kernels
+        pairs = zip(kernels, rest, strict=True)
+        return [jnp.concatenate(pair, axis) for pair in pairs]
+    if rest is None:
+        rest = [_zeros(plan, kernel.dtype) for kernel in jax.eval_shape(part, 0)]
+
+    def step(kernels: list[jax.Array], start: jax.Array) -> tuple[list[jax.Array], None]:
+        return [kernel + new for kernel, new in zip(kernels, part(start), strict=True)], None
+
+    return lax.scan(step, rest, starts)[0]
+
+
+def _side_by_side(stack: jax.Array, axis: int) -> jax.Array:
+    """Parts of a kernel [part, *labels] along one of its axes."""
+    moved = jnp.moveaxis(stack, 0, axis)
+    return moved.reshape(*moved.shape[:axis], -1, *moved.shape[axis + 2 :])
+
+
+def _of_outputs(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any) -> list[jax.Array]:
+    """The part of the kernel that is of some outputs, or all of it."""
+    rows1 = rows2 = rows_of(plan, 0, x1, start)
+    if x2 is not None:
+        rows2 = rows_of(plan, 1, x2, start)
     if plan.blocks.tile is not None:
         return _tiled(plan, rows1, rows2, plan.blocks.tile)
     if plan.blocks.columns > 1:
@@ -26,7 +70,7 @@ def kernels_of(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
 
 
 def _block(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
-    return [contract(plan, rows1, rows2, group) for group in range(len(plan.groups))]
+    return [contract(plan, rows1, rows2, group) for group in plan.groups]
 
 
 def _by_columns(plan: Plan, rows1: Rows, rows2: Rows, columns: int) -> list[jax.Array]:

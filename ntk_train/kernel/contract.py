@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_train._types import KernelProblem
-from ntk_train.kernel.plan import Plan, examples_of, this_machine
+from ntk_train.kernel.plan import Plan, examples_of
 from ntk_train.kernel.rows import Factored, Rows
 
 
@@ -32,7 +32,7 @@ def contract(plan: Plan, rows1: Rows, rows2: Rows, group: int) -> jax.Array:
       plan: says what the rows are and how to contract them.
       rows1: the side of x1, or a block of its examples.
       rows2: the side of x2.
-      group: index of the group.
+      group: number of the group.
 
     Returns:
       The kernel in the axes of the layout.
@@ -54,7 +54,7 @@ def contract(plan: Plan, rows1: Rows, rows2: Rows, group: int) -> jax.Array:
         elif part.way == "identity":
             kernels.append(_identity(plan, left, right))
         else:
-            half.append((part.joined, _half_gram(problem, left, right)))
+            half.append((part.joined, _half_gram(plan, left, right)))
     pairs += [pair for joined, pair in half if not joined]
     if joined_pairs := [pair for joined, pair in half if joined]:
         left_sides, right_sides = zip(*joined_pairs, strict=True)
@@ -81,18 +81,16 @@ def _pushed(plan: Plan, inner: Plan, rows1: Rows, kernel: jax.Array, rows2: Rows
     return _product(problem, layout.out, half, j2)
 
 
-def _half_gram(
-    problem: KernelProblem, left: Factored, right: Factored
-) -> tuple[_Labelled, _Labelled]:
+def _half_gram(plan: Plan, left: Factored, right: Factored) -> tuple[_Labelled, _Labelled]:
     """Z[n,o,m,(r,s,b)] and g[m,p,(r,s,b)], whose product is the part; without m if that is one.
 
     Of one example of x2 and few positions Z comes with its labels in the order that the product
     needs, from a Gram that is the same for all outputs: two to three times as fast on a CPU.
     """
-    layout, (n, m) = problem.layout, examples_of(problem)
+    problem, layout, (n, m) = plan.problem, plan.problem.layout, examples_of(plan.problem)
     x, g1 = _gram_of_inputs(problem, left, right), _labelled(f"{layout.left}rtb", left.g)
     g2 = _Labelled(layout.right, right.g)
-    if this_machine().columns > 1 and m and m != n and right.g.shape[0] == 1:
+    if plan.machine.columns > 1 and m and m != n and right.g.shape[0] == 1:
         x, g2 = _without(x, m), _without(g2, m)
         if {"t", "s"} <= set(x.labels) and right.g.shape[-2] <= right.g.shape[-1]:
             x = _repeated(x, g1, layout.left)

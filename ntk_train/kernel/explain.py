@@ -16,7 +16,7 @@ import jax
 from ntk_train._jax import source_line
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.kernel.auto import cheapest, costs_of
-from ntk_train.kernel.plan import PartPlan, Plan, this_machine
+from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.structured import prepare
 
@@ -57,7 +57,7 @@ class Explanation:
             f"{_short(4 * cost.moved):>8} bytes"
             + ("  <- auto" if name == self.implementation else "")
             for name, cost in sorted(
-                costs_of(self.plan).items(), key=lambda item: item[1].time(this_machine())
+                costs_of(self.plan).items(), key=lambda item: item[1].time(self.plan.machine)
             )
         ]
         inner = self.plan.inner
@@ -72,6 +72,7 @@ class Explanation:
                 *table,
                 "",
                 *cut,
+                *_parts_of_work(self.plan),
                 f"One row of the Jacobian is {_short(self.row_numbers)} numbers in place of "
                 f"{_short(self.num_parameters)} parameters; x1 has {self.rows} rows.",
                 *totals,
@@ -88,6 +89,7 @@ def explain(
     outputs: Any = "full",
     batched: bool = True,
     param_filter: ParamFilter | None = None,
+    memory_budget: float | None = None,
 ) -> Explanation:
     """Says how the kernel of the same arguments to `ntk_train.ntk` is computed.
 
@@ -102,6 +104,7 @@ def explain(
       outputs: which part of the kernel.
       batched: whether examples are independent.
       param_filter: which parameters.
+      memory_budget: as in `ntk_train.ntk`.
 
     Returns:
       An `Explanation`; `print` it. For each parameter: the primitive at which it meets data and the
@@ -118,7 +121,8 @@ def explain(
         full = [next(rest) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
         params, x1, x2 = jax.tree.unflatten(treedef, full)
         options = {"outputs": outputs, "batched": batched, "param_filter": param_filter}
-        found.append(_explain(make_problem(f, params, x1, x2, precision=None, **options)))
+        options |= {"memory_budget": memory_budget, "precision": None}
+        found.append(_explain(make_problem(f, params, x1, x2, **options)))
 
     jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
     return found[0]
@@ -133,6 +137,17 @@ def _explain(problem: KernelProblem) -> Explanation:
         row_numbers=sum(part.row_numbers for part in plan.all_parts),
         rows=plan.rows,
     )
+
+
+def _parts_of_work(plan: Plan) -> list[str]:
+    """What is not done at once, so that it fits in memory."""
+    passes, lines = len(plan.passes), []
+    if passes > 1:
+        lines.append(f"In {passes} passes over the data, each with the rows of some parameters.")
+    if plan.blocks.traced is not None:
+        total = plan.labels[plan.blocks.traced[0]]
+        lines.append(f"{plan.blocks.traced[1]} of {total} outputs at a time.")
+    return lines
 
 
 def _line(part: PartPlan, rows: int) -> tuple[str, ...]:

@@ -36,11 +36,15 @@ def make_problem(
     batched: bool,
     precision: str | None,
     param_filter: ParamFilter | None,
+    memory_budget: float | None = None,
 ) -> KernelProblem:
     """Checks the arguments of `ntk_train.ntk`, which documents them, and poses the kernel."""
     if not callable(f):
         msg = f"f must be a function f(params, x) -> outputs, got {type(f).__name__}."
         raise TypeError(msg)
+    if memory_budget is not None and not memory_budget > 0:
+        msg = f"memory_budget={memory_budget}; expected bytes, as 4e9, or None."
+        raise KernelInputError(msg)
     theta, paths, merge = split_params(params, param_filter)
     x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
     mode, choice1, choice2 = parse_outputs(outputs, x2)
@@ -90,6 +94,7 @@ def make_problem(
         layout=_LAYOUTS[mode],
         batched=batched,
         precision=precision,
+        memory_budget=memory_budget,
     )
 
 

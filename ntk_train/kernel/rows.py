@@ -50,27 +50,43 @@ class Rows(NamedTuple):
     inner: "Rows | None"
 
 
-def rows_of(plan: Plan, side: int, x: PyTree) -> Rows:
-    """The rows of all inputs of one side, 0 for x1 and 1 for x2."""
-    of_one = functools.partial(_rows_of_one, plan, side)
+def rows_of(plan: Plan, side: int, x: PyTree, start: Any = 0) -> Rows:
+    """The rows of all inputs of one side.
+
+    Args:
+      plan: says what is kept of them.
+      side: 0 for x1 and 1 for x2.
+      x: the inputs.
+      start: the first output, where `plan.blocks.traced` takes some at a time.
+    """
+    of_one = functools.partial(_rows_of_one, plan, side, start)
     if not plan.problem.batched:
         return of_one(x)
     plans = [plan] if plan.inner is None else [plan, plan.inner]
     return _in_blocks(jax.vmap(of_one), x, min(p.blocks.examples for p in plans))
 
 
-def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
+def _rows_of_one(plan: Plan, side: int, start: Any, x: PyTree) -> Rows:
     """The rows of one example, or of all where they are coupled."""
     problem, parts, program = plan.problem, plan.parts, plan.programs[side]
-    sites = [site for part in parts for site in part.sites[side]]
+    # All leaves are cut or differentiated, also those of other passes, of whose derivatives the
+    # compiler leaves out what is not used.
+    as_they_are = {part.leaf for part in parts if not part.sites[side]}
+    sites = [site for site in plan.sites[side] if site.view.leaf not in as_they_are]
     number = {id(site): i for i, site in enumerate(sites)}
     h = len(problem.theta)
-    whole = [part.leaf for part in parts if not part.sites[side]]
-    whole += [h] if plan.inner else []
+    cut = {site.view.leaf for site in sites}
+    whole = [leaf for leaf in range(h) if leaf not in cut] + ([h] if plan.inner else [])
     labels = problem.layout.right if side else problem.layout.left
     shape = [plan.labels[label] for label in (labels[1:] if problem.batched else labels)]
     out = shape_of(program.out)
     one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
+    if plan.blocks.traced is not None:
+        label, size = plan.blocks.traced[0], plan.labels[plan.blocks.traced[0]]
+        axis = labels.index(label) - problem.batched
+        some = one_hot.reshape(*out.shape, *out.shape)
+        some = lax.dynamic_slice_in_dim(some, start, size, axis)
+        one_hot = some.reshape(-1, *out.shape)
     data, factor_x, backward = derivatives(program, sites, whole, problem.theta, jax.tree.leaves(x))
 
     def uses_of(part: PartPlan) -> list[int]:
@@ -113,7 +129,7 @@ def _rows_of_one(plan: Plan, side: int, x: PyTree) -> Rows:
         Factored(_stacked([x_of(parts[k]) for k in stack]), g)
         for stack, g in zip(plan.stacks, gs, strict=True)
     ]
-    inner = _rows_of_one(plan.inner, side, x) if plan.inner else None
+    inner = _rows_of_one(plan.inner, side, 0, x) if plan.inner else None
     return Rows(bundles, factored, of_h, inner)
 
 

@@ -8,16 +8,19 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 """
 
 import dataclasses
+import functools
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
+from jax import lax
 
 from ntk_train._jax import shape_of
 from ntk_train._types import ApplyFn, Groups, KernelLayout, KernelProblem, PyTree
 from ntk_train.kernel.blocks import kernels_of
-from ntk_train.kernel.plan import Plan, make_plan, this_machine
-from ntk_train.kernel.rows import rows_of
+from ntk_train.kernel.memory import in_passes
+from ntk_train.kernel.plan import NumberedGroups, Plan
+from ntk_train.kernel.planning import make_plan
 from ntk_train.program.linear import LinearProgram, linear_program
 from ntk_train.program.separator import Halves, cut_at, separators
 from ntk_train.program.sites import Site, find_sites
@@ -30,18 +33,26 @@ def prepare(problem: KernelProblem, groups: Groups) -> Plan:
     if problem.x2 is not None:
         program2 = _trace(problem, problem.f2, problem.x2)
     programs = program1, program2
-    whole = make_plan(problem, groups, programs, _sites(programs))
-    plans = [whole, *_cut_plans(problem, groups, programs)]
-    return min(plans, key=lambda plan: plan.cost.time(this_machine()))
+    sites = _sites(programs)
+
+    def whole(groups: NumberedGroups) -> Plan:
+        return make_plan(problem, groups, programs, sites)
+
+    numbered = dict(enumerate(groups))
+    plans = [in_passes(make, numbered) for make in (whole, *_cuts(problem, programs))]
+    return min(plans, key=lambda plan: plan.total_cost.time(plan.machine))
 
 
 def structured(plan: Plan) -> list[jax.Array]:
     """The kernel of each group of leaves, in the axes of the layout and at least float32."""
-    problem = plan.problem
-    rows1 = rows2 = rows_of(plan, 0, problem.x1)
-    if problem.x2 is not None:
-        rows2 = rows_of(plan, 1, problem.x2)
-    return kernels_of(plan, rows1, rows2)
+    inputs = plan.problem.x1, plan.problem.x2
+    kernels: dict[int, jax.Array] = {}
+    for one in plan.passes:
+        for group, part in zip(one.groups, kernels_of(one, *inputs), strict=True):
+            kernels[group] = kernels[group] + part if group in kernels else part
+        if one.rest is not None:  # or a compiler could keep the rows of one pass for the next
+            inputs, kernels = lax.optimization_barrier((inputs, kernels))
+    return [kernels[group] for group in sorted(kernels)]
 
 
 def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> LinearProgram:
@@ -59,10 +70,10 @@ def _sites(
     return first, first if programs[1] is programs[0] else find_sites(programs[1], factors_of)
 
 
-def _cut_plans(
-    problem: KernelProblem, groups: Groups, programs: tuple[LinearProgram, LinearProgram]
-) -> Iterator[Plan]:
-    """Plans that push the kernel of a variable h through J_h = df/dh.
+def _cuts(
+    problem: KernelProblem, programs: tuple[LinearProgram, LinearProgram]
+) -> Iterator[Callable[[NumberedGroups], Plan]]:
+    """Makers of plans that push the kernel of a variable h through J_h = df/dh.
 
         Theta = J_h Theta_h J_h^T + (the part of the leaves that enter after h)
 
@@ -81,13 +92,26 @@ def _cut_plans(
             halves2 = cut_at(programs[1], halves1.equation)
         if halves2 is None or halves2.leaves != halves1.leaves or _size(halves1) != _size(halves2):
             continue
-        inside, outside = (
-            [[leaf for leaf in leaves if (leaf in halves1.leaves) == yes] for leaves in groups]
-            for yes in (True, False)
-        )
-        inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
-        plan = make_plan(inner_problem, inside, inner, _sites(inner))
-        yield make_plan(problem, outside, outer, _sites(outer), plan)
+        yield functools.partial(_plan_of_cut, problem, inner_problem, halves1, halves2)
+
+
+def _plan_of_cut(
+    problem: KernelProblem,
+    inner_problem: KernelProblem,
+    halves1: Halves,
+    halves2: Halves,
+    groups: NumberedGroups,
+) -> Plan:
+    inside, outside = (
+        {
+            group: [leaf for leaf in leaves if (leaf in halves1.leaves) == yes]
+            for group, leaves in groups.items()
+        }
+        for yes in (True, False)
+    )
+    inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
+    plan = make_plan(inner_problem, inside, inner, _sites(inner))
+    return make_plan(problem, outside, outer, _sites(outer), plan)
 
 
 def _size(halves: Halves) -> int:

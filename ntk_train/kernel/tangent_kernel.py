@@ -38,6 +38,7 @@ def ntk(
     precision: str | None = "highest",
     param_filter: ParamFilter | None = None,
     per_layer: bool | Callable[[str], str] = False,
+    memory_budget: float | None = None,
     strict: bool = False,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
@@ -73,6 +74,11 @@ def ntk(
       per_layer: True returns the parts of the kernel by layer, which add up to the whole: a layer
         is what a path names before its last "/". A function from the path to the name of a group
         makes other parts.
+      memory_budget: bytes that the structured implementation may take, beside the arguments and the
+        kernel; about three quarters of a GPU's memory by default, and 8 GB on a CPU. Within it the
+        rows of the factored Jacobian are kept; where they do not fit, a trace is summed over a few
+        outputs at a time, and a full kernel over a few layers at a time, in more than one pass over
+        the data. It is a target, not a limit: what one layer takes cannot be divided.
       strict: True raises where a parameter is used in a way that the structured implementation
         cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
         right in any case.
@@ -103,6 +109,7 @@ def ntk(
             precision=precision,
             param_filter=param_filter,
             per_layer=per_layer,
+            memory_budget=memory_budget,
             strict=strict,
         )
         kernels = resolved.kernels()

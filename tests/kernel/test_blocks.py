@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_train import explain, ntk
-from ntk_train.kernel import plan
+from ntk_train import KernelInputError, explain, ntk
+from ntk_train.kernel import planning
+from ntk_train.kernel.machine import Machine
+from ntk_train.kernel.plan import Blocks
 from tests import oracle
 
 X = jax.random.normal(jax.random.key(0), (7, 4, 4, 2), "float64")
@@ -38,11 +40,10 @@ def params_of(outputs):
 @pytest.fixture
 def machine(monkeypatch):
     def small(examples, outputs, tile, columns=1):
-        chosen = plan.Machine(30, 1e9, 1e9, 1e9, 4096, True, 1)
-        monkeypatch.setattr(plan, "this_machine", lambda: chosen)
-        monkeypatch.setattr(
-            plan, "_blocks", lambda *_: plan.Blocks(examples, outputs, tile, columns)
-        )
+        chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1)
+        blocks = Blocks(examples, outputs, tile, columns)
+        monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
+        monkeypatch.setattr(planning, "blocks_of", lambda *_: blocks)
 
     return small
 
@@ -65,8 +66,8 @@ def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other)
 @pytest.mark.parametrize("columns", [1, 3, 7])
 def test_every_way_in_columns(machine, monkeypatch, way, columns):
     machine(7, 5, None, columns)
-    costs = plan._costs
-    monkeypatch.setattr(plan, "_costs", lambda *args: {way: costs(*args)[way]})
+    ways = planning.ways
+    monkeypatch.setattr(planning, "ways", lambda *args: {way: ways(*args)[way]})
     params = params_of(5)
     parts = explain(network, params, X).plan.all_parts
     assert {part.way for part in parts if part.sites[0]} <= {way, "identity"}
@@ -113,3 +114,55 @@ def test_large_networks_are_computed_in_blocks():
     assert found.blocks.examples < 32
     assert found.blocks.tile is not None
     assert found.blocks.tile < 32
+
+
+def agrees_within(memory_budget, x2=None, **options):
+    """The kernel within a budget is the one without; returns the plan of the first."""
+    params = params_of(options.pop("num_outputs", 5))
+    names = {key: options[key] for key in ("outputs", "batched") if key in options}
+    options |= {"implementation": "structured"}
+    kernel = lambda **budget: jax.jit(lambda *inputs: ntk(network, *inputs, **options, **budget))(
+        params, X, x2
+    )
+    found, want = kernel(memory_budget=memory_budget), kernel()
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12 * np.abs(other).max())
+    return explain(network, params, X, x2, **names, memory_budget=memory_budget).plan
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
+@pytest.mark.parametrize(
+    ("num_outputs", "memory_budget"), [(5, 1), (5, 3e4), (40, 3e4), (40, 1e5), (40, 2e5)]
+)
+def test_full_kernels_in_passes(memory_budget, num_outputs, other):
+    x2 = 2 * X[:3] if other else None
+    plan = agrees_within(memory_budget, x2, num_outputs=num_outputs)
+    assert len(plan.passes) > 1
+    leaves = sorted({part.leaf for part in plan.all_parts})
+    assert leaves == list(range(7)), "every leaf in one of the passes"
+    assert (plan.inner is not None) == (memory_budget >= 1e5), "a cut pays in few passes"
+
+
+def test_a_smaller_budget_takes_more_passes():
+    passes = [len(agrees_within(budget).passes) for budget in (1, 5e4, 1e9)]
+    assert passes == sorted(passes, reverse=True)
+    assert passes[0] > passes[1] > passes[-1] == 1
+
+
+def test_layers_in_passes():
+    agrees_within(3e4, per_layer=True)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("outputs", ["trace", "diagonal"])
+@pytest.mark.parametrize(("memory_budget", "size"), [(1, 1), (5e4, 3)])
+def test_traces_a_few_outputs_at_a_time(memory_budget, size, outputs, batched):
+    plan = agrees_within(memory_budget, outputs=outputs, batched=batched)
+    assert plan.blocks.traced == ("o", size if batched else min(size, 2))
+    assert len(plan.passes) == 1
+
+
+@pytest.mark.parametrize("memory_budget", [0, -1.0])
+def test_a_budget_is_positive(memory_budget):
+    with pytest.raises(KernelInputError, match=r"memory_budget=.*expected bytes"):
+        ntk(network, params_of(5), X, memory_budget=memory_budget)

@@ -1,0 +1,75 @@
+"""What a plan has to know of a device, and how it counts time there."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Machine(NamedTuple):
+    """A kind of device.
+
+    Attributes:
+      balance: operations of a matrix product in the time of one number to memory or back.
+      block: bytes of patches and cotangents that a block of examples may take; more than a cache
+        holds is slower on a CPU, and fewer examples at once are slower on an accelerator.
+      memory: bytes that a kernel may take beside its inputs and itself.
+      tile: rows and columns of a block of the kernel.
+      launch: numbers copied in the time that it takes to start one more product.
+      batches: whether one batched product is faster than many small ones.
+      columns: how many parts of x2 are worth a program of their own; where the compiler brings
+        factors in order by itself, and slices are copies, none.
+    """
+
+    balance: int
+    block: float
+    memory: float
+    tile: int
+    launch: int
+    batches: bool
+    columns: int
+
+
+# Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
+MACHINES = {
+    "cpu": Machine(30, 16e6, 8e9, 256, 16_000, False, 8),
+    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 1),
+    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 1),
+}
+
+# Parts of the memory: of an accelerator's, the parameters and the optimizer's state stay there
+# too; of that, half is for the rows that are kept, an eighth for what is in between.
+_OF_DEVICE = 0.75
+ROWS, BETWEEN = 1 / 2, 1 / 8
+
+
+class Cost(NamedTuple):
+    """Of one computation.
+
+    Attributes:
+      operations: multiplications and additions.
+      moved: numbers that go to memory or back.
+    """
+
+    operations: int
+    moved: int
+
+    def time(self, machine: Machine) -> int:
+        """In operations of a matrix product."""
+        return self.operations + machine.balance * self.moved
+
+
+def this_machine(memory_budget: float | None = None) -> Machine:
+    """The kind of device that JAX computes on by default.
+
+    Args:
+      memory_budget: bytes that a kernel may take, None for most of what the device has.
+    """
+    kind = jax.default_backend()
+    machine = MACHINES.get(kind, MACHINES["gpu"])
+    if memory_budget is None and kind != "cpu":
+        limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+        memory_budget = _OF_DEVICE * limit if limit else None
+    if memory_budget is None:
+        return machine
+    block = min(machine.block, BETWEEN * memory_budget)
+    return machine._replace(memory=memory_budget, block=block)

@@ -1,0 +1,174 @@
+"""The plan of a kernel: pure arithmetic on static shapes."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from ntk_train._jax import shape_of
+from ntk_train._types import KernelProblem
+from ntk_train.kernel.costs import is_small, is_stacked, num_rows, of_derivatives, of_push, ways
+from ntk_train.kernel.machine import Cost, Machine, this_machine
+from ntk_train.kernel.memory import blocks_of
+from ntk_train.kernel.plan import NumberedGroups, PartPlan, Plan, Sizes, examples_of
+from ntk_train.program.linear import LinearProgram
+from ntk_train.program.sites import Site
+from ntk_train.program.unfactored import unfactored_uses
+
+
+def make_plan(
+    problem: KernelProblem,
+    groups: NumberedGroups,
+    programs: tuple[LinearProgram, LinearProgram],
+    sites: tuple[Sequence[Site], Sequence[Site]],
+    inner: Plan | None = None,
+) -> Plan:
+    """Plans the leaves of some groups.
+
+    Args:
+      problem: what to compute.
+      groups: the leaves whose kernels are wanted apart.
+      programs: of both sides.
+      sites: of both sides.
+      inner: the plan of all other leaves.
+
+    Returns:
+      The plan.
+    """
+    machine = this_machine(problem.memory_budget)
+    labels = _label_sizes(problem, programs)
+    parts = [
+        part
+        for i in sorted(leaf for leaves in groups.values() for leaf in leaves)
+        for part in _plans_of_leaf(problem, machine, labels, i, programs, sites)
+    ]
+    factored = {part.leaf for part in parts if part.sites[0]}
+    uses = unfactored_uses(programs[0], factored)
+    parts = [
+        dataclasses.replace(part, unfactored=[use for leaf, use in uses if leaf == part.leaf])
+        for part in parts
+    ]
+    cost = of_derivatives(problem, labels, programs, sites)
+    costs = [cost, *(part.cost for part in parts)]
+    if inner is not None:
+        costs += [inner.cost, of_push(problem, labels, inner)]
+    total = Cost(sum(c.operations for c in costs), sum(c.moved for c in costs))
+    return Plan(
+        problem=problem,
+        machine=machine,
+        groups=groups,
+        programs=programs,
+        sites=sites,
+        labels=labels,
+        parts=parts,
+        bundles=[bundle for leaves in groups.values() for bundle in _bundles(parts, leaves)],
+        stacks=[stack for leaves in groups.values() for stack in _stacks(parts, leaves)],
+        blocks=blocks_of(problem, machine, labels, parts, total.operations),
+        cost=total,
+        inner=inner,
+    )
+
+
+def _plans_of_leaf(
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    leaf: int,
+    programs: tuple[LinearProgram, LinearProgram],
+    sites: tuple[Sequence[Site], Sequence[Site]],
+) -> Iterator[PartPlan]:
+    path = problem.paths[leaf]
+    groups1, groups2 = (_parts_of(leaf, side) for side in sites)
+    labels1, labels2 = ([group[0].theta_labels for group in own] for own in (groups1, groups2))
+    if not groups1 or labels1 != labels2:
+        size = problem.theta[leaf].size
+        if all(program.tangents[leaf] in program.terms for program in programs):
+            cost = Cost(0, 2 * num_rows(labels, problem.layout.out))
+            yield PartPlan(path, leaf, ((), ()), "identity", None, cost, 1, joined=False)
+            return
+        cost = Cost(2 * math.prod(labels.values()) * size, 0)
+        joined = is_small(problem, machine, labels, size)
+        yield PartPlan(path, leaf, ((), ()), "transposed", None, cost, size, joined)
+        return
+    for own1, own2 in zip(groups1, groups2, strict=True):
+        t, s = (sum(site.t for site in own) for own in (own1, own2))
+        sizes = Sizes(labels, own1[0].r, t, s, own1[0].factors.a, own1[0].factors.b)
+        options = ways(problem, machine, sizes)
+        if own1[0].factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
+            del options["jacobian"]
+        if _is_output(own1, programs[0]) and _is_output(own2, programs[1]):
+            gram = sizes.of("".join(examples_of(problem)) + "a")
+            options["identity"] = Cost(2 * gram, 2 * sizes.of(problem.layout.out))
+        way = min(options, key=lambda way: options[way].time(machine))
+        row = sizes.r * min(sizes.a * sizes.b, sizes.t * sizes.b)
+        width = sizes.of("rab" if way == "jacobian" else "rsb")
+        if way == "full_gram":
+            joined = is_stacked(problem, machine, sizes)
+        else:
+            joined = way != "identity" and is_small(problem, machine, labels, width)
+        yield PartPlan(path, leaf, (own1, own2), way, sizes, options[way], row, joined)
+
+
+def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
+    """Whether what a weight makes of one position is the output, but for what is added to it."""
+    return (
+        len(uses) == uses[0].r == uses[0].t == 1
+        and not uses[0].view.scans
+        and not uses[0].view.scales
+        and uses[0].equation.outvars[0] in program.terms
+    )
+
+
+def _parts_of(leaf: int, sites: Sequence[Site]) -> list[list[Site]]:
+    """The sites of a leaf, by its parts in order."""
+    own = [site for site in sites if site.view.leaf == leaf]
+    numbers = sorted({site.part for site in own})
+    return [[site for site in own if site.part == number] for number in numbers]
+
+
+def _label_sizes(
+    problem: KernelProblem, programs: tuple[LinearProgram, LinearProgram]
+) -> dict[str, int]:
+    layout = problem.layout
+    x2 = problem.x1 if problem.x2 is None else problem.x2
+    labels: dict[str, int] = {}
+    for side, x, program in zip(
+        (layout.left, layout.right), (problem.x1, x2), programs, strict=True
+    ):
+        sizes = list(shape_of(program.out).shape)
+        if problem.batched:
+            sizes.insert(0, jax.tree.leaves(x)[0].shape[0])
+        if len(sizes) != len(side):  # a separator, whose entries have one label
+            sizes = [sizes[0], math.prod(sizes[1:])]
+        labels |= zip(side, sizes, strict=True)
+    return labels
+
+
+def _bundles(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[int]]:
+    """Parts of some leaves whose Jacobians are formed: the small ones together, each large alone.
+
+    One product of many narrow Jacobians side by side reads and writes the kernel once.
+    """
+    formed = [
+        i
+        for i, part in enumerate(parts)
+        if part.leaf in leaves and part.way in ("jacobian", "transposed")
+    ]
+    small = [i for i in formed if parts[i].joined]
+    return [[i] for i in formed if not parts[i].joined] + ([small] if small else [])
+
+
+def _stacks(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[int]]:
+    """Parts of some leaves whose factors are kept, small ones of equal sizes together."""
+    stacks: dict[Any, list[int]] = {}
+    for i, part in enumerate(parts):
+        if part.leaf not in leaves or part.way in ("jacobian", "transposed"):
+            continue
+        key: Any = i
+        if part.way == "full_gram" and part.joined and part.sizes is not None:
+            one_hot = part.sites[0][0].factors.one_hot
+            key = (one_hot, part.sizes.t, part.sizes.s, part.sizes.a, part.sizes.b)
+        stacks.setdefault(key, []).append(i)
+    return list(stacks.values())
