@@ -192,7 +192,10 @@ class Pipeline:
 
     def _takes_less(self, step: int, program: KernelProgram, error: Exception) -> bool:
         """Whether memory ran out, and the next program takes less of it."""
-        if not out_of_memory(error) or not self._memory.halve(program.temporary_bytes):
+        structured = program.convention.implementation == "structured"  # others have no budget
+        if not out_of_memory(error) or not structured:
+            return False
+        if not self._memory.halve(program.temporary_bytes):
             return False
         assert self._memory.bytes is not None
         self._failures.of_memory(step, self._memory.bytes, error)

@@ -133,7 +133,9 @@ class KernelProgram:
         sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays)
         if sharded or all(future.done() for future in self._futures()):
             return PendingKernel(self, arrays, running=self._run(arrays))
-        return PendingKernel(self, [jax.device_put(leaf, may_alias=False) for leaf in arrays])
+        return PendingKernel(
+            self, [jax.device_put(leaf, leaf.sharding, may_alias=False) for leaf in arrays]
+        )
 
     @property
     def temporary_bytes(self) -> int | None:
