@@ -68,15 +68,24 @@ class Loop:
       hook: or None.
       batch: images and labels.
       waits: whether it waits for each measurement.
+      every: the period of the hook. The first step is half of one, so that no turn ends with a
+        kernel.
     """
 
     def __init__(
-        self, network: Network, hook: NTKHook | None, batch: tuple[Any, Any], *, waits: bool
+        self,
+        network: Network,
+        hook: NTKHook | None,
+        batch: tuple[Any, Any],
+        *,
+        waits: bool,
+        every: int,
     ) -> None:
         self._hook = hook
         self._batch = batch
         self._waits = waits
-        self._step = 0
+        self._every = every
+        self._step = every // 2
         self._clock = 0.0  # seconds in its own turns
         self.measurements = 0
         self._params = jax.tree.map(jax.numpy.copy, network.params)
@@ -95,18 +104,20 @@ class Loop:
         self._update = jax.jit(update, donate_argnums=(0, 1))
 
     def warm_up(self) -> None:
-        """Compiles everything, and measures once."""
+        """Compiles everything, and measures twice."""
         self._train()
         if self._hook is not None:
-            for t in (-2e9, -1e9):  # the first is also that which looks for coupled examples
-                self._hook(self._step, t, params=self._params)
+            for number, t in (
+                (0, -2e9),
+                (self._every, -1e9),
+            ):  # in the first, examples are compared
+                assert self._hook(number, t, params=self._params)
                 self._hook.wait()
-                self._step -= 1
-            self._step = 0
+        self._step = self._every // 2
 
-    def turn(self, steps: int) -> list[float]:
-        """Trains so many steps; the seconds of each, the hook's call included."""
-        seconds = []
+    def turn(self, steps: int) -> tuple[list[float], float]:
+        """Trains so many steps; the seconds of each, the hook's call included, and of all."""
+        seconds, begin = [], time.perf_counter()
         for _ in range(steps):
             start = time.perf_counter()
             self._train()
@@ -116,12 +127,10 @@ class Loop:
                     self._hook.wait()
             seconds.append(time.perf_counter() - start)
             self._clock += seconds[-1]
-        start = time.perf_counter()
         if self._hook is not None:  # what is under way belongs to this turn
             self._hook.wait()
         jax.block_until_ready(self._params)
-        seconds[-1] += time.perf_counter() - start
-        return seconds
+        return seconds, time.perf_counter() - begin
 
     def _train(self) -> None:
         self._params, self._opt_state, loss = self._update(
@@ -143,10 +152,10 @@ def measure(loops: dict[str, Loop], steps: int, rounds: int) -> dict[str, Times]
     times = {way: Times([], []) for way in loops}
     for number in range(rounds):
         for way, loop in loops.items():
-            seconds = loop.turn(steps)
+            seconds, whole = loop.turn(steps)
             times[way].steps.extend(seconds)
-            times[way].turns.append(sum(seconds))
-            print(f"round {number + 1} {way:14} {1e3 * sum(seconds) / steps:8.2f} ms a step")
+            times[way].turns.append(whole)
+            print(f"round {number + 1} {way:14} {1e3 * whole / steps:8.2f} ms a step", flush=True)
     return times
 
 
@@ -229,7 +238,9 @@ def main() -> None:
                     writer=_writer(f"{folder}/{way}"),
                     max_overhead=0.01 if way == "hook, bounded" else None,
                 )
-            loops[way] = Loop(network, hook, batch, waits=way == "hook, waited")
+            loops[way] = Loop(
+                network, hook, batch, waits=way == "hook, waited", every=arguments.every
+            )
             loops[way].warm_up()
         times = measure(loops, arguments.steps, arguments.rounds)
     names = ("network", "outputs", "batch", "probe", "every", "steps", "rounds")
