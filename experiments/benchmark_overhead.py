@@ -107,10 +107,8 @@ class Loop:
         """Compiles everything, and measures twice."""
         self._train()
         if self._hook is not None:
-            for number, t in (
-                (0, -2e9),
-                (self._every, -1e9),
-            ):  # in the first, examples are compared
+            # The first also compares examples. A step that ran would not run again: none above 0.
+            for number, t in ((-self._every, -2e9), (0, -1e9)):
                 assert self._hook(number, t, params=self._params)
                 self._hook.wait()
         self._step = self._every // 2
