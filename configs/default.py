@@ -55,14 +55,23 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
     config.ntk = ConfigDict()  # the kernel as a metric; see ntk_train.NTKHook
     config.ntk.enabled = True
-    config.ntk.probe_size = 64  # training images in the kernel, balanced over the classes
+    # Whose kernels are logged: "train" images as ntk/..., "test" images as ntk_test/..., and
+    # "per_class", the training images of each class, as ntk_class_0/... and so on. The first is
+    # in the table on the screen.
+    config.ntk.probes = ("train",)
+    config.ntk.probe_size = 64  # images in a kernel, balanced over the classes
     config.ntk.probe_seed = 0  # of the choice of these images
     config.ntk.every_steps = 100  # and at step 0 and the last
-    config.ntk.outputs = "trace"  # [N, N], summed over outputs; or "full", "sum"
+    # [N, N], summed over outputs; or "sum"; or "full" [N, O, N, O], with which the critical
+    # learning rate is logged too.
+    config.ntk.outputs = "trace"
+    config.ntk.per_layer = False  # share, lambda_max and alignment of each layer, as ntk_layers/...
     config.ntk.implementation = "auto"  # or "jacobian_contraction", "ntk_vector_products"
     config.ntk.batched = True  # the outputs of an example depend on that example alone
     config.ntk.precision = "highest"  # of the matrix products in the kernel
     config.ntk.max_overhead = 0.0  # of the run's time, 0.01 for one per cent; 0 for no limit
+    # Ends the run, with a checkpoint, at the first kernel above; 0 for no limit. For searches.
+    config.ntk.stop_above_condition_number = 0.0
 
     # Each of these happens at multiples of its number, and at the last step.
     config.log_every_steps = 20  # train_loss, train_accuracy, learning_rate

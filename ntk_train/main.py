@@ -6,22 +6,27 @@
 
 The first two are the same, the third is `ntk_train.data.commands`. `--config.<field>=<value>` sets
 a field of the config. Started again with the same `--workdir`, a run goes on from its last
-checkpoint. With `--distributed` each process of a cluster reads its part of every batch; they share
-one workdir.
+checkpoint. SIGTERM, as a cluster sends it, ends a run as Ctrl-C does: what is measured is written.
+With `--distributed` each process of a cluster reads its part of every batch; they share one workdir.
 """
 
 import ast
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
+from typing import Any, NoReturn
 
 _EXTRA = ("absl", "clu", "grain", "ml_collections", "orbax", "tensorboard", "tensorflow")
 """What the trainer imports and the rest of the library does not."""
 
 
 def cli() -> None:
-    """Runs the command line; exits with 0, with 1 on an error of the user's, 130 on Ctrl-C."""
+    """Runs the command line.
+
+    Exits with 0, with 1 on an error of the user's, 130 on Ctrl-C, 143 on SIGTERM.
+    """
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(
@@ -77,6 +82,7 @@ def _main(argv: list[str]) -> None:
     from ntk_train.errors import NTKError
     from ntk_train.train import train_and_evaluate
 
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         state = train_and_evaluate(config, workdir)
     # OSError: the config file was not found, which shows at its first use.
@@ -88,6 +94,13 @@ def _main(argv: list[str]) -> None:
         sys.exit(130)
     print(f"\nDone, {int(state.step)} steps. TensorBoard files and checkpoints: {workdir}")
     print(f"To open them:  tensorboard --logdir {workdir}")
+
+
+def _terminated(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    """Ends the run as an exception does, so that event files and hook are closed."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    print("\nTerminated. The same command goes on from the last checkpoint.", flush=True)
+    sys.exit(128 + number)
 
 
 def _keep_tensorflow_quiet() -> None:

@@ -1,6 +1,15 @@
-"""From a training loop to TensorBoard: when to measure, what to write, and to survive failures."""
+"""From a training loop to TensorBoard: when to measure, what to write, and to survive failures.
+
+schedule, overhead   when                     worker     the thread beside the loop
+program              the kernel, compiled     failures   what went wrong
+measure, history     its numbers              summaries  tags, pictures and texts of a writer
+hook                 one probe                probes     several
+"""
 
 from ntk_train.monitor.adapters import linen_fn as linen_fn
 from ntk_train.monitor.convention import Convention as Convention
-from ntk_train.monitor.hook import Measurement as Measurement
 from ntk_train.monitor.hook import NTKHook as NTKHook
+from ntk_train.monitor.measure import Measurement as Measurement
+from ntk_train.monitor.probes import HookSet as HookSet
+from ntk_train.monitor.probes import hooks_for as hooks_for
+from ntk_train.monitor.probes import split_by_class as split_by_class

@@ -1,3 +1,80 @@
-"""Where the hook's convention is imported from; it is defined beside the numbers it belongs to."""
+"""The convention of the kernel that a hook computes, and how exactly its products are rounded."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ntk_train._types import ApplyFn, KernelProblem
+from ntk_train.monitor.adapters import LinenFn
 from ntk_train.spectrum.convention import Convention as Convention
+
+# Relative rounding error of a product where the accelerator rounds its factors. CPUs do not.
+_ROUNDED_FACTORS = {"default": 2.0**-11, "tensorfloat32": 2.0**-11, "bfloat16": 2.0**-8}
+
+
+def convention_of(
+    f: ApplyFn,
+    problem: KernelProblem,
+    implementation: str,
+    options: Mapping[str, Any],
+    kernel: Any,
+    outputs: list[Any],
+) -> Convention:
+    """The convention of a kernel.
+
+    Args:
+      f: the network.
+      problem: its kernel's.
+      implementation: that was chosen.
+      options: of `ntk_train.ntk`.
+      kernel: its shape and dtype.
+      outputs: shapes and dtypes of the leaves of f's outputs.
+    """
+    param_filter = options["param_filter"]
+    parameters = f"all {len(problem.paths)} leaves"
+    if param_filter is not None:
+        shown = ", ".join(problem.paths[:8]) + (", ..." if len(problem.paths) > 8 else "")
+        parameters = f"{len(problem.paths)} leaves by {_name(param_filter)}: {shown}"
+    independent = "independent (BatchNorm, if any, in eval mode)"
+    chosen = options["outputs"]
+    return Convention(
+        function=str(f) if isinstance(f, LinenFn) else _name(f),
+        outputs=chosen if isinstance(chosen, str) else "chosen logits",
+        examples=independent if problem.batched else "coupled (as by BatchNorm in train mode)",
+        parameters=parameters,
+        num_parameters=sum(leaf.size for leaf in problem.theta),
+        num_examples=kernel.shape[0],
+        num_outputs=sum(math.prod(leaf.shape[1:]) for leaf in outputs),
+        param_dtype=_dtypes(problem.theta),
+        output_dtype=_dtypes(outputs),
+        kernel_dtype=str(kernel.dtype),
+        precision=str(problem.precision),
+        implementation=implementation,
+    )
+
+
+def rounding_of(problem: KernelProblem, kernel: Any, outputs: list[Any]) -> float:
+    """Relative rounding error of an entry of the kernel.
+
+    Rounding the Jacobian by eps_J leaves the kernel positive semidefinite and moves its smallest
+    eigenvalue by about eps_J^2 lambda_max (Weyl's inequality for the singular values of J).
+    """
+    of_product = float(jnp.finfo(kernel.dtype).eps)
+    rounded = _ROUNDED_FACTORS.get(str(problem.precision), 0.0)
+    if jax.default_backend() != "cpu":
+        of_product = max(of_product, rounded)
+    dtypes = {leaf.dtype for leaf in (*problem.theta, *outputs)}
+    of_jacobian = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    rows = kernel.shape[0] * (kernel.shape[1] if kernel.ndim == 4 else 1)
+    return max(of_product, of_jacobian**2 / rows)
+
+
+def _dtypes(leaves: list[Any]) -> str:
+    return ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
+
+
+def _name(f: Any) -> str:
+    return getattr(f, "__qualname__", type(f).__name__)

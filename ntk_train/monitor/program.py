@@ -1,8 +1,20 @@
-"""The kernel of a probe as a program: traced once, compiled beside the training steps."""
+"""The kernel of a probe as a program: traced once, compiled and run beside the training steps.
 
-import math
+`KernelProgram.start` returns at once with a `PendingKernel`, whose `fetch`, on another thread,
+waits for it. After `start` the caller may donate the parameters to the next step:
+
+- Once the program is compiled, `start` dispatches it. What has been dispatched reads the buffers
+  that it was given; XLA lets a later program, to which they are donated, wait for it. (JAX only
+  forbids uses after the call that donates.)
+- Before that, `start` copies the parameters on the device, and `fetch` runs the program. Sharded
+  parameters are not copied: programs over several devices have to be dispatched in one order by
+  all, so `start` waits for the compilation then.
+"""
+
+import dataclasses
 import time
 from collections.abc import Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -10,14 +22,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train._types import ApplyFn, KernelProblem, PyTree
+from ntk_train._types import ApplyFn, PyTree
 from ntk_train.kernel import ntk
 from ntk_train.kernel.tangent_kernel import resolve
-from ntk_train.monitor.adapters import LinenFn
-from ntk_train.monitor.convention import Convention
+from ntk_train.monitor.convention import convention_of, rounding_of
 
-# Relative rounding error of a product where the accelerator rounds its factors. CPUs do not.
-_ROUNDED_FACTORS = {"default": 2.0**-11, "tensorfloat32": 2.0**-11, "bfloat16": 2.0**-8}
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FetchedKernel:
+    """A kernel on the host, with what was computed beside it.
+
+    Attributes:
+      kernel: [N, N] or [N, O, N, O].
+      layers: its parts by layer, which add up to it; None where they were not asked for.
+      logits: [N, O], the outputs at the same parameters; None where they were not asked for.
+      coupling: by how much an output changes, relative to the largest, when its example is alone;
+        None where examples are said to be coupled, where all outputs are zero, and once it has
+        been found.
+      seconds: from when the parameters were there until the kernel was on the host.
+    """
+
+    kernel: np.ndarray
+    layers: dict[str, np.ndarray] | None
+    logits: np.ndarray | None
+    coupling: float | None
+    seconds: float
 
 
 class KernelProgram:
@@ -25,6 +54,7 @@ class KernelProgram:
 
     Attributes:
       signature: of what it was made for, see `signature`.
+      budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
       eps: relative rounding error of an entry of the kernel, for the noise floor.
 
@@ -34,6 +64,7 @@ class KernelProgram:
       options: keyword arguments of `ntk_train.ntk`.
       params: parameters to differentiate.
       model_state: what else f needs, or None.
+      with_logits: whether the outputs are computed too.
 
     Raises:
       KernelInputError, DtypeError: as `ntk_train.ntk`.
@@ -46,15 +77,17 @@ class KernelProgram:
         options: Mapping[str, Any],
         params: PyTree,
         model_state: PyTree,
+        *,
+        with_logits: bool = False,
     ) -> None:
         arrays, static, treedef = _split((params, model_state))
         self.signature = signature((params, model_state))
+        self.budget = options.get("memory_budget")
         self._probe = probe
+        self._unflatten = lambda arrays: _joined(arrays, static, treedef)
 
         def bind(arrays: list[jax.Array]) -> tuple[ApplyFn, PyTree]:
-            rest = iter(arrays)
-            leaves = [next(rest) if leaf is _ARRAY else leaf for leaf in static]
-            params, model_state = jax.tree.unflatten(treedef, leaves)
+            params, model_state = _joined(arrays, static, treedef)
             if not jax.tree.leaves(model_state):
                 return f, params
             return (lambda params, x: f(params, x, model_state)), params
@@ -63,54 +96,133 @@ class KernelProgram:
         resolved, _ = resolve(bound, params, probe, **options)
         problem, name = resolved.problem, resolved.implementation
 
-        def kernel(arrays: list[jax.Array], probe: PyTree) -> jax.Array:
+        def kernel(arrays: list[jax.Array], probe: PyTree) -> dict[str, Any]:
             bound, params = bind(arrays)
-            return ntk(bound, params, probe, **{**options, "implementation": name})
+            found: dict[str, Any] = {}
+            if with_logits:
+                found["logits"] = _flat(bound(params, probe))
+            parts = ntk(bound, params, probe, **{**options, "implementation": name})
+            if not options.get("per_layer"):
+                return found | {"kernel": parts}
+            return found | {"kernel": sum(parts.values()), "layers": parts}
 
         lowered = jax.jit(kernel).lower(arrays, probe)
+        kernel_info = lowered.out_info["kernel"]
         coupling = None
         if options["batched"]:
             coupling = jax.jit(lambda arrays, probe: _coupling(*bind(arrays), probe)).lower(
                 arrays, probe
             )
         outputs = jax.tree.leaves(jax.eval_shape(lambda probe: bound(params, probe), probe))
-        self.convention = _convention(f, problem, name, options, lowered.out_info, outputs)
-        self.eps = _rounding(problem, lowered.out_info, outputs)
+        self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
+        self.eps = rounding_of(problem, kernel_info, outputs)
         # XLA compiles without Python's lock: training steps go on meanwhile.
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
         self._kernel = executor.submit(lowered.compile)
+        self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
         self._coupling = None if coupling is None else executor.submit(coupling.compile)
         executor.shutdown(wait=False)
 
-    def __call__(self, params: PyTree, model_state: PyTree) -> tuple[np.ndarray, float]:
-        """The kernel on the host, and the seconds that it took, without those of pending steps."""
-        compiled = self._kernel.result()
-        arrays, _, _ = _split((params, model_state))
-        jax.block_until_ready(arrays)
-        start = time.perf_counter()
-        return jax.device_get(compiled(arrays, self._probe)), time.perf_counter() - start
+    def start(self, params: PyTree, model_state: PyTree) -> "PendingKernel":
+        """Computes the kernel beside the caller, who may donate the arguments then.
 
-    def coupling(self, params: PyTree, model_state: PyTree) -> float | None:
-        """By how much an output changes, relative to the largest, when its example is alone.
-
-        None where examples are said to be coupled, where all outputs are zero, and once it has
-        been found.
+        Raises:
+          JaxRuntimeError: it could not be compiled or dispatched.
         """
-        if self._coupling is None:
-            return None
         arrays, _, _ = _split((params, model_state))
-        change, scale = jax.device_get(self._coupling.result()(arrays, self._probe))
+        sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays)
+        if sharded or all(future.done() for future in self._futures()):
+            return PendingKernel(self, arrays, running=self._run(arrays))
+        return PendingKernel(
+            self, [jax.device_put(leaf, leaf.sharding, may_alias=False) for leaf in arrays]
+        )
+
+    @property
+    def temporary_bytes(self) -> int | None:
+        """What the compiled program takes beside its arguments; None where that is not known."""
+        if not self._kernel.done() or self._kernel.cancelled() or self._kernel.exception():
+            return None
+        return getattr(self._kernel.result().memory_analysis(), "temp_size_in_bytes", None)
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Waits until nothing is being compiled any more, which may be cancelled; whether so."""
+        pending = [future for future in self._futures() if not future.cancel()]
+        return not futures.wait(pending, timeout).not_done
+
+    def _futures(self) -> list[Future]:
+        return [future for future in (self._kernel, self._mark, self._coupling) if future]
+
+    def _run(self, arrays: list[jax.Array]) -> tuple[Any, Any, Any]:
+        """Dispatches, after the compilation: a mark that starts the clock, the kernel, coupling."""
+        mark = self._mark.result()(arrays)
+        kernel = self._kernel.result()(arrays, self._probe)
+        coupling = self._coupling
+        return mark, kernel, coupling and coupling.result()(arrays, self._probe)
+
+    def _relative(self, coupling: tuple[jax.Array, jax.Array] | None) -> float | None:
+        if coupling is None:
+            return None
+        change, scale = jax.device_get(coupling)
         if not scale > 0:
             return None
         self._coupling = None
         return float(change / scale)
 
-    def wait(self) -> None:
-        """Returns when nothing is being compiled any more."""
-        pending: list[Future | None] = [self._kernel, self._coupling]
-        for future in pending:
-            if future is not None and not future.cancel():
-                future.exception()
+
+class PendingKernel:
+    """A kernel that `KernelProgram.start` was asked for.
+
+    Attributes:
+      program: of this kernel.
+
+    Args:
+      program: of this kernel.
+      arrays: its arguments: those that were dispatched, which the caller may have donated since; or
+        copies, if nothing is running yet.
+      running: what was dispatched.
+    """
+
+    def __init__(
+        self,
+        program: KernelProgram,
+        arrays: list[jax.Array],
+        running: tuple[Any, Any, Any] | None = None,
+    ) -> None:
+        self.program = program
+        self._arrays = arrays
+        self._running = running
+
+    def fetch(self) -> FetchedKernel:
+        """Waits for the kernel and copies it to the host; to be called once.
+
+        Raises:
+          JaxRuntimeError: the device ran out of memory, or failed.
+        """
+        running, self._running = self._running, None
+        if running is None:
+            for future in self.program._futures():
+                future.result()
+            jax.block_until_ready(self._arrays)
+            running = self.program._run(self._arrays)
+        mark, outputs, coupling = running
+        jax.block_until_ready(mark)  # the steps that were still under way are no time of the kernel
+        start = time.perf_counter()
+        found = jax.device_get(outputs)
+        seconds = time.perf_counter() - start
+        self._arrays = []  # copies are not kept any longer
+        return FetchedKernel(
+            kernel=found["kernel"],
+            layers=found.get("layers"),
+            logits=found.get("logits"),
+            coupling=self.program._relative(coupling),
+            seconds=seconds,
+        )
+
+    def arguments(self) -> tuple[PyTree, PyTree] | None:
+        """Parameters and model state, to try again; None where they have been donated."""
+        if any(leaf.is_deleted() for leaf in self._arrays):
+            return None
+        return self.program._unflatten(self._arrays)
 
 
 def signature(tree: PyTree) -> Any:
@@ -128,9 +240,31 @@ def _split(tree: PyTree) -> tuple[list[jax.Array], list[Any], Any]:
     leaves, treedef = jax.tree.flatten(tree)
     kinds = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
     is_array = [isinstance(leaf, kinds) for leaf in leaves]
-    arrays = [jnp.asarray(leaf) for leaf, yes in zip(leaves, is_array, strict=True) if yes]
+    # On a CPU jnp.asarray may share the memory of a NumPy array, which the caller may write to.
+    arrays = [
+        leaf if isinstance(leaf, jax.Array) else jnp.array(leaf)
+        for leaf, yes in zip(leaves, is_array, strict=True)
+        if yes
+    ]
     static = [_ARRAY if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
     return arrays, static, treedef
+
+
+def _joined(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
+    """The tree that `_split` took apart, with other arrays."""
+    rest = iter(arrays)
+    return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in static])
+
+
+def _flat(outputs: PyTree) -> jax.Array:
+    """Outputs as one array [N, O], in the order of the kernel's."""
+    leaves = jax.tree.leaves(outputs)
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+
+
+def _mark(arrays: list[jax.Array]) -> jax.Array:
+    """Something small that is there when the arrays are."""
+    return min(arrays, key=lambda leaf: leaf.size).reshape(-1)[:1]
 
 
 def _coupling(f: ApplyFn, params: PyTree, probe: PyTree) -> tuple[jax.Array, jax.Array]:
@@ -142,58 +276,3 @@ def _coupling(f: ApplyFn, params: PyTree, probe: PyTree) -> tuple[jax.Array, jax
         for y, z in zip(together, jax.tree.leaves(alone), strict=True)
     ]
     return jnp.stack(changes).max(), jnp.stack([jnp.max(jnp.abs(y)) for y in together]).max()
-
-
-def _convention(
-    f: ApplyFn,
-    problem: KernelProblem,
-    implementation: str,
-    options: Mapping[str, Any],
-    kernel: Any,
-    outputs: list[Any],
-) -> Convention:
-    param_filter = options["param_filter"]
-    parameters = f"all {len(problem.paths)} leaves"
-    if param_filter is not None:
-        shown = ", ".join(problem.paths[:8]) + (", ..." if len(problem.paths) > 8 else "")
-        parameters = f"{len(problem.paths)} leaves by {_name(param_filter)}: {shown}"
-    independent = "independent (BatchNorm, if any, in eval mode)"
-    chosen = options["outputs"]
-    return Convention(
-        function=str(f) if isinstance(f, LinenFn) else _name(f),
-        outputs=chosen if isinstance(chosen, str) else "chosen logits",
-        examples=independent if problem.batched else "coupled (as by BatchNorm in train mode)",
-        parameters=parameters,
-        num_parameters=sum(leaf.size for leaf in problem.theta),
-        num_examples=kernel.shape[0],
-        num_outputs=sum(math.prod(leaf.shape[1:]) for leaf in outputs),
-        param_dtype=_dtypes(problem.theta),
-        output_dtype=_dtypes(outputs),
-        kernel_dtype=str(kernel.dtype),
-        precision=str(problem.precision),
-        implementation=implementation,
-    )
-
-
-def _rounding(problem: KernelProblem, kernel: Any, outputs: list[Any]) -> float:
-    """Relative rounding error of an entry of the kernel.
-
-    Rounding the Jacobian by eps_J leaves the kernel positive semidefinite and moves its smallest
-    eigenvalue by about eps_J^2 lambda_max (Weyl's inequality for the singular values of J).
-    """
-    of_product = float(jnp.finfo(kernel.dtype).eps)
-    rounded = _ROUNDED_FACTORS.get(str(problem.precision), 0.0)
-    if jax.default_backend() != "cpu":
-        of_product = max(of_product, rounded)
-    dtypes = {leaf.dtype for leaf in (*problem.theta, *outputs)}
-    of_jacobian = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
-    rows = kernel.shape[0] * (kernel.shape[1] if kernel.ndim == 4 else 1)
-    return max(of_product, of_jacobian**2 / rows)
-
-
-def _dtypes(leaves: list[Any]) -> str:
-    return ", ".join(sorted({str(leaf.dtype) for leaf in leaves}))
-
-
-def _name(f: Any) -> str:
-    return getattr(f, "__qualname__", type(f).__name__)

@@ -48,7 +48,7 @@ class Schedule:
         self._last_run: tuple[int, float] | None = None
         self._rests_until = -math.inf
 
-    def due(self, step: int, t: float | None = None) -> bool:
+    def due(self, step: int, t: float | int | None = None) -> bool:
         """Whether to run now. `t` is the time in seconds, by default `time.time()`."""
         t = time.time() if t is None else t
         previous = self._previous

@@ -7,6 +7,7 @@ goes on continues the curves of its kernel's change.
 import logging
 import pathlib
 import zipfile
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -49,37 +50,55 @@ class Checkpoints:
         """Ends Orbax's threads."""
         self._manager.close()
 
-    def save(self, state: TrainState, references: ReferenceKernels | None = None) -> pathlib.Path:
-        """Saves the state under its own step, unless that is saved already; returns where."""
+    def save(
+        self, state: TrainState, references: Mapping[str, ReferenceKernels] | None = None
+    ) -> pathlib.Path:
+        """Saves the state under its own step, unless that is saved already; returns where.
+
+        Args:
+          state: of a step.
+          references: of each probe, by its name, at the same step.
+        """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            if references is not None and jax.process_index() == 0:
+            if references and jax.process_index() == 0:
                 self._save_references(references, step)
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         return self._directory / str(step)
 
-    def _save_references(self, references: ReferenceKernels, step: int) -> None:
+    def _save_references(self, references: Mapping[str, ReferenceKernels], step: int) -> None:
         """Writes them first, in one step: a checkpoint is never without those that it had."""
         path = self._references(step)
         new = path.with_suffix(".new.npz")
-        arrays: dict[str, Any] = references.to_dict()
+        arrays: dict[str, Any] = {
+            f"{name}/{key}": array
+            for name, kept in references.items()
+            for key, array in kept.to_dict().items()
+        }
         np.savez(new, **arrays)
         new.replace(path)
         kept = {self._references(number) for number in self._manager.all_steps()} | {path}
         for old in set(path.parent.glob("ntk_references_*.npz")) - kept:
             old.unlink()
 
-    def restore_references(self, step: int) -> ReferenceKernels | None:
-        """The kernels kept with the state of a step; None where there are none that can be read."""
+    def restore_references(self, step: int) -> dict[str, ReferenceKernels]:
+        """The kernels kept with the state of a step, by the name of their probe.
+
+        Empty where there are none that can be read.
+        """
         path = self._references(step)
+        kept: dict[str, dict[str, np.ndarray]] = {}
         try:
             with np.load(path) as arrays:
-                return ReferenceKernels.from_dict(dict(arrays))
+                for name, array in arrays.items():
+                    probe, _, key = name.rpartition("/")
+                    kept.setdefault(probe, {})[key] = array
+            return {name: ReferenceKernels.from_dict(arrays) for name, arrays in kept.items()}
         except FileNotFoundError:
-            return None
+            return {}
         except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             _log.warning("%s cannot be read, the kernel's change starts anew: %s", path, error)
-            return None
+            return {}
 
     def _references(self, step: int) -> pathlib.Path:
         return self._directory.parent / f"ntk_references_{step}.npz"

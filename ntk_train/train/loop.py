@@ -4,6 +4,10 @@
     steps 1 to T:    update; now and then log, evaluate, kernel, checkpoint
     at the end:      checkpoint
 
+The numbers of a kernel come from the hook's own thread while training goes on. Its row is printed
+when they are there; a checkpoint waits for them, as it holds the kernels that later ones are
+compared with.
+
 A run that is started again with the same folder goes on from its last checkpoint, with the same
 batches, and ends with the same parameters, bit for bit on a CPU, as if it had not been stopped.
 """
@@ -11,7 +15,7 @@ batches, and ends with the same parameters, bit for bit on a CPU, as if it had n
 import contextlib
 import logging
 import pathlib
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +26,7 @@ from ml_collections import ConfigDict
 from ntk_train.data import check_probes, save_probes
 from ntk_train.data.pipeline import eval_batches, train_batches
 from ntk_train.errors import NTKError
-from ntk_train.monitor import Measurement, NTKHook
+from ntk_train.monitor import HookSet
 from ntk_train.train import config as configs
 from ntk_train.train.checkpoint import Checkpoints
 from ntk_train.train.placement import Placement
@@ -106,11 +110,11 @@ def _keep_probes(setup: Setup, path: pathlib.Path, *, resumed: bool) -> None:
         save_probes(setup.probes, path)
 
 
-def _hparams(config: ConfigDict, setup: Setup, hook: NTKHook | None) -> dict[str, Any]:
+def _hparams(config: ConfigDict, setup: Setup, hook: HookSet | None) -> dict[str, Any]:
     hparams = configs.flat_hparams(config)
-    if hook is None or setup.probe is None or hook.convention is None:
+    if hook is None or setup.probe is None or hook.first.convention is None:
         return hparams
-    convention = hook.convention.hparams()
+    convention = hook.first.convention.hparams()
     return hparams | convention | {"ntk/probe_checksum": setup.probe.checksum}
 
 
@@ -123,6 +127,14 @@ def _continued(start: int, last: int) -> str:
     )
 
 
+class Row(NamedTuple):
+    """What is printed of a step, beside the spectrum of its kernel."""
+
+    step: int
+    loss: float | None
+    evaluation: dict[str, float] | None
+
+
 class _Run:
     """One run, from the step of its state to the last."""
 
@@ -133,7 +145,7 @@ class _Run:
         placement: Placement,
         writer: metric_writers.MetricWriter,
         checkpoints: Checkpoints,
-        hook: NTKHook | None,
+        hook: HookSet | None,
         state: TrainState,
     ) -> None:
         self._config = config
@@ -152,10 +164,11 @@ class _Run:
         self._inputs = jax.jit(setup.dataset.inputs)  # on the device, where images are uint8
         self._pending: list[Metrics] = []  # of the steps since the last log, on the device
         self._loss: float | None = None  # of the last log
+        self._row: Row | None = None  # measured, and not printed yet
 
     def run(self) -> TrainState:
         """Trains to the last step and returns the state."""
-        config, start = self._config, self._start
+        start = self._start
         if start > 0:
             self._progress.note(_continued(start, self._last))
         self._progress.header()
@@ -163,6 +176,19 @@ class _Run:
         if start == 0 or start >= self._last:
             self._measure(start, evaluates=True)
         self._report(start)
+        if self._stops():
+            self._save()
+        else:
+            self._train(start)
+        self._show(wait=True)
+        if self._stops():
+            assert self._hook is not None
+            self._progress.note(f"Stopped, {self._hook.stop_reason}.")
+        return self._state
+
+    def _train(self, start: int) -> None:
+        """Trains to the last step, or until the hook asks to stop."""
+        config = self._config
         train_step = make_train_step(
             self._setup.model,
             self._setup.optimizer,
@@ -182,11 +208,13 @@ class _Run:
             self._state, metrics = train_step(self._state, self._on_device(next(batches)))
             self._pending.append(metrics)
             self._after(step)
-        return self._state
+            if self._stops():
+                break
 
     def _after(self, step: int) -> None:
         """Does what is due after an update."""
         config = self._config
+        self._show(wait=False)
         evaluates = self._due(step, config.eval_every_steps)
         saves = self._due(step, config.checkpoint_every_steps)
         kernel = self._hook is not None and self._due(step, config.ntk.every_steps)
@@ -194,11 +222,17 @@ class _Run:
         if evaluates or saves or kernel or self._due(step, config.log_every_steps):
             self._log(step)
         self._measure(step, evaluates=evaluates)
-        if saves:
-            self._checkpoints.save(self._state, self._hook.references if self._hook else None)
+        if saves or self._stops():
+            self._save()
         self._report(step)
         if step == self._start + 1:
             self._progress.restart_clock(step)  # the first step waited for its compilation
+
+    def _save(self) -> None:
+        self._checkpoints.save(self._state, self._hook.references if self._hook else None)
+
+    def _stops(self) -> bool:
+        return self._hook is not None and self._hook.should_stop
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self._last
@@ -232,12 +266,23 @@ class _Run:
         raise NonFiniteLossError(msg)
 
     def _measure(self, step: int, *, evaluates: bool) -> None:
-        """Evaluates if asked to, lets the hook decide for itself, and prints a row of it."""
+        """Evaluates if asked to, lets the hook decide for itself, and has a row of it printed."""
         evaluation = self._evaluate(step) if evaluates else None
-        kernel = self._run_hook(step)
-        if evaluation is not None or kernel is not None:
-            spectrum = None if kernel is None else kernel.spectrum
-            self._progress.row(step, loss=self._loss, evaluation=evaluation, spectrum=spectrum)
+        begun = self._run_hook(step)
+        if evaluation is not None or begun:
+            self._show(wait=True)
+            self._row = Row(step, self._loss, evaluation)
+            self._show(wait=not begun)
+
+    def _show(self, *, wait: bool) -> None:
+        """Prints the row of the last measurement, if its kernel is there or is waited for."""
+        row, hook = self._row, self._hook
+        if row is None or not (wait or hook is None or hook.idle):
+            return
+        self._row = None
+        latest = None if hook is None else hook.first.latest
+        spectrum = latest.spectrum if latest is not None and latest.step == row.step else None
+        self._progress.row(row.step, loss=row.loss, evaluation=row.evaluation, spectrum=spectrum)
 
     def _evaluate(self, step: int) -> dict[str, float]:
         batches = eval_batches(
@@ -258,9 +303,17 @@ class _Run:
             return batch
         return {**batch, "image": self._inputs(batch["image"])}
 
-    def _run_hook(self, step: int) -> Measurement | None:
+    def _run_hook(self, step: int) -> bool:
+        """Whether a kernel has been begun."""
         if self._hook is None:
-            return None
+            return False
+        sgd = self._config.optimizer.name == "sgd"  # the critical rate is that of gradient descent
         with self._report.timed("ntk", wait_jax_async_dispatch=False):
-            ran = self._hook(step, **self._placement.here(_variables(self._state)))
-        return self._hook.latest if ran else None
+            begun = self._hook(
+                step,
+                **self._placement.here(_variables(self._state)),
+                learning_rate=self._setup.schedule if sgd else None,
+            )
+            if begun and self._config.ntk.stop_above_condition_number:
+                self._hook.wait()  # so that the run stops at the same step whenever it is repeated
+        return begun

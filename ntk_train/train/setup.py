@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -11,8 +12,8 @@ from ml_collections import ConfigDict
 
 from ntk_train.data import Dataset, Probe, largest_probe, load_dataset, make_probe
 from ntk_train.models import create_model
-from ntk_train.monitor import NTKHook, linen_fn
-from ntk_train.spectrum import ReferenceKernels
+from ntk_train.monitor import HookSet, Measurement, hooks_for, linen_fn, split_by_class
+from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
 from ntk_train.train.config import blame
 from ntk_train.train.optimizer import make_optimizer, make_schedule
 from ntk_train.train.state import TrainState, create_state
@@ -79,27 +80,35 @@ def make_setup(config: ConfigDict) -> Setup:
 
 
 def make_hook(
-    config: ConfigDict, setup: Setup, writer: Any, references: ReferenceKernels | None = None
-) -> NTKHook | None:
-    """Makes the hook that `config.ntk` describes, or None.
+    config: ConfigDict,
+    setup: Setup,
+    writer: Any,
+    references: Mapping[str, ReferenceKernels] | None = None,
+) -> HookSet | None:
+    """Makes the hooks that `config.ntk` describes, one for each probe, or None.
 
     Args:
       config: the whole config.
       setup: its objects.
       writer: of clu.
-      references: earlier kernels of a run that is continued.
+      references: earlier kernels of a run that is continued, by probe.
 
     Raises:
       ConfigError: a value of `config.ntk` is at fault.
     """
-    if setup.probe is None:
+    if not setup.probes:
         return None
     with blame("ntk"):
-        return NTKHook(
+        probes = _probes(setup, config.ntk.probes)
+        return hooks_for(
             linen_fn(setup.model, train=False),
-            setup.dataset.inputs(setup.probe.images),
-            labels=setup.probe.labels,
+            {name: setup.dataset.inputs(images) for name, (images, _) in probes.items()},
+            # The labels of one class are all the same, and nothing is aligned with them.
+            labels={name: labels for name, (_, labels) in probes.items() if labels is not None},
             references=references,
+            training=_training(config.optimizer),
+            per_layer=config.ntk.per_layer,
+            stop_when=_stop_when(config.ntk.stop_above_condition_number),
             writer=writer,
             every_steps=config.ntk.every_steps,
             last_step=config.num_train_steps,
@@ -110,3 +119,45 @@ def make_hook(
             max_overhead=config.ntk.max_overhead or None,
             write_hparams=False,  # the loop writes them with its own; writers take them once
         )
+
+
+def _probes(setup: Setup, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """Images and labels of the probes by name; a probe of one class has no labels.
+
+    Raises:
+      ValueError: there is no such probe, or none is named.
+    """
+    if not names or not set(names) <= {*setup.probes, "per_class"}:
+        msg = (
+            f"probes={tuple(names)}; expected one or more of {[*setup.probes, 'per_class']}. To "
+            "log no kernel set ntk.enabled=False."
+        )
+        raise ValueError(msg)
+    probes: dict[str, tuple[Any, Any]] = {}
+    for name in names:
+        if name == "per_class":
+            train = setup.probes["train"]
+            parts = split_by_class(train.images, train.labels)
+            probes |= {part: (images, None) for part, images in parts.items()}
+        else:
+            probes[name] = setup.probes[name].images, setup.probes[name].labels
+    return probes
+
+
+def _training(optimizer: ConfigDict) -> Training:
+    """The loss of the step, and SGD's momentum; Adam's critical rate is another one."""
+    if optimizer.name != "sgd":
+        return Training(CrossEntropy())
+    return Training(CrossEntropy(), momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+
+
+def _stop_when(bound: float) -> Callable[[Measurement], str] | None:
+    if bound < 0:
+        msg = f"stop_above_condition_number={bound}; expected a positive number, or 0 for none."
+        raise ValueError(msg)
+
+    def too_large(found: Measurement) -> str:
+        number = found.spectrum.condition_number
+        return f"condition number {number:.3g} is above {bound:.3g}" if number > bound else ""
+
+    return too_large if bound else None

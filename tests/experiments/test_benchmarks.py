@@ -147,3 +147,20 @@ def test_summary_of_a_table():
     assert line[:3] == ["fcn", "1", "1.50"]
     (alone,) = cells_of(rows[:1])
     assert totals([alone])[0][2] == "nan"
+
+
+@pytest.mark.heavy
+def test_smoke_of_the_benchmark_of_overhead(tmp_path):
+    command = [sys.executable, "-m", "experiments.benchmark_overhead", "--smoke"]
+    command += ["--out", str(tmp_path)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    done = subprocess.run(
+        command, cwd=record.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "benchmark_overhead.csv").open(newline="") as file:
+        rows = {row["way"]: row for row in csv.DictReader(file)}
+    counts = {way: int(row["measurements"]) for way, row in rows.items()}
+    assert counts["none"] == 0
+    assert counts["hook"] == counts["hook, waited"] == 4  # two rounds of ten steps, every fifth
+    assert 1 <= counts["hook, bounded"] <= 4

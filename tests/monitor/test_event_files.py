@@ -16,6 +16,7 @@ def test_scalars_histogram_picture_and_convention_are_in_the_files(tmp_path):
     hook = NTKHook(lambda w, x: jnp.tanh(x @ w), probe, every_steps=2, writer=writer)
     for step in range(3):
         hook(step, params=jnp.ones((3, 2)) * (step + 1) / 5)
+    hook.close()
     writer.close()
 
     events = event_accumulator.EventAccumulator(str(tmp_path), size_guidance={"tensors": 0})

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from ntk_train import KernelInputError, NTKHook, kernel_spectrum, linen_fn, ntk
+from ntk_train.monitor.program import KernelProgram
 from ntk_train.spectrum import ReferenceKernels
 
 PARAMS = {"w": jnp.linspace(-1, 1, 15).reshape(3, 5), "v": jnp.linspace(1, 2, 10).reshape(5, 2)}
@@ -89,8 +90,10 @@ def test_alignment_with_the_labels_and_change_since_the_first_kernel():
     moved = {"w": 1.1 * PARAMS["w"], "v": PARAMS["v"]}
     kernels = [np.asarray(ntk(f, p, PROBE, outputs="trace")) for p in (PARAMS, moved)]
     hook(0, params=PARAMS)
+    hook.wait()
     assert "ntk/relative_change" not in dict(writer.of("write_scalars"))[0]
     hook(5, params=moved)
+    hook.wait()
     scalars = dict(writer.of("write_scalars"))
     y = np.eye(2)[labels] @ np.eye(2)[labels].T
     for step, kernel in zip((0, 5), kernels):
@@ -110,7 +113,9 @@ def test_its_share_of_the_time_is_bounded_and_logged():
     rest = hook.latest.seconds / 0.01  # at least
     assert not hook(1, 0.5 * rest, params=PARAMS)
     assert hook(3, 0.6 * rest, params=PARAMS)  # asked for by name
+    hook.wait()
     assert hook(4, 1e9, params=PARAMS)
+    hook.wait()
     shares = [scalars.get("ntk/time_share") for _, scalars in writer.of("write_scalars")]
     assert shares[0] is None
     assert all(0 < share <= 1 for share in shares[1:])
@@ -134,6 +139,7 @@ def test_references_of_another_convention_start_anew(caplog):
     first(0, params=PARAMS)
     other = NTKHook(f, PROBE, every_steps=1, outputs="sum", references=first.references)
     other(1, params=PARAMS)
+    other.wait()
     assert "its change is counted anew from step 1" in caplog.text
     assert "relative_change" not in other.latest.diagnostics.scalars()
     assert other.references.initial_step == 1
@@ -145,6 +151,7 @@ def test_the_convention_is_written_once_as_text_and_hparams():
     hook = NTKHook(f, PROBE, every_steps=1, writer=writer, outputs="full", prefix="ntk/probe")
     for step in range(3):
         hook(step, params=PARAMS)
+    hook.close()
     ((_, text),) = writer.of("write_texts")
     ((hparams,),) = writer.of("write_hparams")
     want = {
@@ -222,10 +229,12 @@ def test_batch_norm_in_train_mode_is_coupled_and_said_to_be(caplog):
     trained = linen_fn(Net(), train=True, mutable=["batch_stats"])
     coupled = NTKHook(trained, PROBE, every_steps=1, batched=False)
     assert coupled(0, params=params, model_state=state)
+    coupled.wait()
     assert coupled.convention.examples == "coupled (as by BatchNorm in train mode)"
     assert not caplog.records
     claimed_independent = NTKHook(trained, PROBE, every_steps=1)
     assert claimed_independent(0, params=params, model_state=state)
+    claimed_independent.wait()
     assert "examples interact" in caplog.text
     assert "batched=False" in caplog.text
 
@@ -245,8 +254,12 @@ def test_non_finite_parameters_are_counted_and_survived(caplog):
     writer = Recorder()
     hook = NTKHook(f, PROBE, every_steps=1, writer=writer)
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, PARAMS)
-    assert [hook(0, params=PARAMS), hook(1, params=broken), hook(2, params=PARAMS)] == [1, 0, 1]
+    for step, params in enumerate((PARAMS, broken, PARAMS)):
+        assert hook(step, params=params)  # begun; what comes of it is known later
+    hook.wait()
     assert hook.failures == 1
+    assert hook.references.previous_step == 2
+    assert hook.latest.diagnostics.scalars()["relative_change"] == 0
     assert "step 1" in caplog.text
     assert "NonFiniteKernelError" in caplog.text
     assert [values["ntk/failures"] for _, values in writer.of("write_scalars")] == [0, 1, 1]
@@ -258,7 +271,7 @@ def test_out_of_memory_says_what_to_do(caplog, monkeypatch):
     def exhausted(*args):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(hook, "_measure", exhausted)
+    monkeypatch.setattr(KernelProgram, "start", exhausted)
     assert not hook(0, params=PARAMS)
     assert "fewer probe inputs" in caplog.text
 
@@ -271,6 +284,16 @@ def test_it_gives_up_after_failures_in_a_row(caplog):
     assert caplog.text.count("training goes on") == 2
 
 
+def test_pictures_are_drawn_ever_less_often_and_at_the_end():
+    writer = Recorder()
+    with NTKHook(f, PROBE, every_steps=1, writer=writer) as hook:
+        for step in range(8):
+            hook(step, params=PARAMS)
+    assert [step for step, _ in writer.of("write_images")] == [0, 1, 2, 4, 7]
+    hook.close()
+    assert len(writer.of("write_images")) == 5
+
+
 KINDS = ["write_scalars", "write_histograms", "write_images", "write_texts", "write_hparams"]
 
 
@@ -279,11 +302,14 @@ def test_what_fails_to_be_written_takes_nothing_along(broken, caplog):
     writer = Recorder(fails=[broken])
     hook = NTKHook(f, PROBE, every_steps=1, writer=writer)
     assert [hook(step, params=PARAMS) for step in range(5)] == [True] * 5
+    hook.wait()
     once = broken in ("write_texts", "write_hparams")
-    assert hook.failures == (1 if once else 5)
+    assert hook.failures == (1 if once else 4 if broken == "write_images" else 5)
     assert caplog.text.count("disk full") == 1
     for kind in KINDS:
         expected = 1 if kind in ("write_texts", "write_hparams") else 5
+        if kind == "write_images":
+            expected = 4  # of the first, second, third and fifth
         assert len(writer.of(kind)) == (0 if kind == broken else expected)
 
 
@@ -318,14 +344,17 @@ def test_model_state_cannot_replace_the_parameters():
 def test_outputs_that_do_not_depend_on_the_parameters_are_pointed_out(caplog):
     hook = NTKHook(lambda params, x: x, PROBE, every_steps=1)
     assert hook(0, params=PARAMS)
+    hook.wait()
     assert "kernel at step 0 is zero" in caplog.text
 
 
 def test_coupling_is_looked_for_until_outputs_are_not_zero(caplog):
     hook = NTKHook(lambda w, x: (x - x.mean(axis=0)) @ w, PROBE, every_steps=1)
     assert hook(0, params=jnp.zeros((3, 2)))
+    hook.wait()
     assert "examples interact" not in caplog.text
     assert hook(1, params=jnp.ones((3, 2)))
+    hook.wait()
     assert "examples interact" in caplog.text
 
 
@@ -358,6 +387,7 @@ def test_a_changed_convention_is_written_again():
     hook = NTKHook(f, PROBE, every_steps=1, writer=writer)
     hook(0, params=PARAMS)
     hook(1, params={"w": jnp.ones((3, 7)), "v": jnp.ones((7, 2))})
+    hook.wait()
     assert len(writer.of("write_texts")) == 2
     assert len(writer.of("write_hparams")) == 1
 
@@ -366,6 +396,7 @@ def test_numpy_and_device_parameters_share_a_program(caplog):
     hook = NTKHook(f, PROBE, every_steps=1)
     assert hook(0, params=jax.tree.map(np.asarray, PARAMS))
     assert hook(1, params=PARAMS)
+    hook.wait()
     assert not caplog.records
 
 
@@ -375,7 +406,7 @@ def test_an_interrupt_is_not_swallowed(monkeypatch):
     def interrupted(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hook, "_measure", interrupted)
+    monkeypatch.setattr(KernelProgram, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hook(0, params=PARAMS)
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +75,9 @@ def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
         ("optimizer.warmup_steps", 1000, "fewer than num_train_steps=1000"),
         ("ntk.probe_size", 1000, "config.ntk.probe_size: size=1000"),
         ("ntk.every_steps", 0, "config.ntk: every_steps=0"),
+        ("ntk.probes", ("tset",), "config.ntk: probes=('tset',); expected one or more of"),
+        ("ntk.probes", (), "config.ntk: probes=(); expected one or more of"),
+        ("ntk.stop_above_condition_number", -1.0, "expected a positive number, or 0 for none"),
     ],
 )
 def test_errors_name_the_section(field, value, text):
@@ -83,5 +87,5 @@ def test_errors_name_the_section(field, value, text):
 
     config = default.get_config()
     config.update_from_flattened_dict({field: value})
-    with pytest.raises(ConfigError, match=text.replace("(", r"\(")):
+    with pytest.raises(ConfigError, match=re.escape(text)):
         start()

@@ -14,6 +14,7 @@ from configs import default
 from ntk_train.models import CNN
 from ntk_train.train import ConfigError, NonFiniteLossError, train_and_evaluate
 from ntk_train.train.checkpoint import Checkpoints
+from ntk_train.train.loop import _Run
 
 
 def config_of(**fields):
@@ -100,12 +101,15 @@ def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
     class Killed(Exception):
         pass
 
-    def kill(step, **_):
+    after = _Run._after
+
+    def kill(self, step):
+        after(self, step)
         if step == 3:  # after the checkpoint of step 2
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ntk_train.train.progress.Progress.row", lambda self, step, **_: kill(step))
+        patch.setattr(_Run, "_after", kill)
         with pytest.raises(Killed):
             train_and_evaluate(config, tmp_path)
     assert set(scalars(tmp_path)["train_loss"]) == {2, 3}  # the writer was flushed
@@ -122,8 +126,8 @@ def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
 def test_damaged_references_start_anew(finished, tmp_path, caplog):
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
         (tmp_path / "ntk_references_6.npz").write_bytes(b"no archive")
-        assert checkpoints.restore_references(6) is None
-        assert checkpoints.restore_references(5) is None
+        assert checkpoints.restore_references(6) == {}
+        assert checkpoints.restore_references(5) == {}
     assert "ntk_references_6.npz cannot be read" in caplog.text
 
 
@@ -196,3 +200,53 @@ def test_the_probes_are_kept_and_a_changed_one_is_told(finished, tmp_path, caplo
         changed.ntk.probe_seed = 5
         train_and_evaluate(changed, tmp_path)
     assert "probe is not that of" in caplog.text
+
+
+def test_several_probes_the_learning_rate_and_layers(tmp_path):
+    fields = {
+        "num_train_steps": 3,
+        "optimizer.name": "sgd",
+        "optimizer.schedule": "constant",
+        "optimizer.learning_rate": 0.01,
+        "ntk.outputs": "full",
+        "ntk.per_layer": True,
+        "ntk.probes": ("train", "test", "per_class"),
+    }
+    train_and_evaluate(config_of(**fields), tmp_path)
+    found = scalars(tmp_path)
+    groups = {"ntk", "ntk_test", "ntk_class_0", "ntk_class_1"}
+    for group in groups:
+        assert set(found[f"{group}/lambda_max"]) == {0, 3}
+        assert found[f"{group}/relative_change"][3] > 0
+        layers = [tag for tag in found if tag.startswith(f"{group}_layers/") and "share" in tag]
+        assert sum(found[tag][3] for tag in layers) == pytest.approx(1)
+    # The labels of one class are aligned with nothing.
+    aligned = {tag for tag in found if tag.endswith("/kernel_target_alignment")}
+    assert aligned == {"ntk/kernel_target_alignment", "ntk_test/kernel_target_alignment"}
+    ratio, critical = found["ntk/learning_rate_ratio"], found["ntk/critical_learning_rate"]
+    assert ratio[0] == 0  # the warm-up begins
+    assert ratio[3] * critical[3] == pytest.approx(0.01)
+    with np.load(tmp_path / "ntk_references_3.npz") as kept:
+        assert {name.split("/")[0] for name in kept} == {"train", "test", "class_0", "class_1"}
+
+
+def test_a_run_stops_at_the_first_kernel_above_the_bound(tmp_path, capsys):
+    config = config_of(**{"ntk.stop_above_condition_number": 1.0, "model.kwargs.norm": "batch"})
+    state = train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 0
+    assert (tmp_path / "checkpoints" / "0").is_dir()
+    assert "Stopped, train: condition number" in capsys.readouterr().out
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_is_not(finished, tmp_path, monkeypatch):
+    stops = lambda bound: (lambda found: found.step >= 3 and "late") if bound else None
+    monkeypatch.setattr("ntk_train.train.setup._stop_when", stops)
+    config = config_of(**{"ntk.stop_above_condition_number": 1.0, "model.kwargs.norm": "batch"})
+    state = train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 3
+    assert (tmp_path / "checkpoints" / "3").is_dir()
+    config.ntk.stop_above_condition_number = 0.0
+    state = train_and_evaluate(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, state, finished[0])
+    change = [scalars(folder)["ntk/relative_change"][6] for folder in (tmp_path, finished[1])]
+    assert change[0] == change[1]

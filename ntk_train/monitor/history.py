@@ -1,0 +1,38 @@
+"""The numbers of a run by step, in bounded memory, for pictures of curves."""
+
+from collections.abc import Mapping
+
+
+class History:
+    """The scalars of the measurements so far, thinned out where they are many.
+
+    When it is full, every second step is dropped, so that it always spans the whole run and the
+    last step.
+
+    Args:
+      size: the most steps it holds.
+    """
+
+    def __init__(self, size: int = 512) -> None:
+        self._size = size
+        self._entries: list[tuple[int, Mapping[str, float]]] = []
+
+    def __len__(self) -> int:
+        """The number of steps held."""
+        return len(self._entries)
+
+    def append(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds the numbers of a step, by their names without a prefix."""
+        entries = [*self._entries, (step, dict(scalars))]
+        if len(entries) > self._size:
+            entries = entries[-1::-2][::-1]
+        self._entries = entries  # replaced as a whole: readers on other threads keep theirs
+
+    def curve(self, name: str) -> tuple[list[int], list[float]]:
+        """Steps and values of one number, at the steps that have it."""
+        points = [(step, scalars[name]) for step, scalars in self._entries if name in scalars]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def names(self) -> list[str]:
+        """The names of all numbers, in the order in which they first came."""
+        return list(dict.fromkeys(name for _, scalars in self._entries for name in scalars))

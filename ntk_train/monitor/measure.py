@@ -1,0 +1,176 @@
+"""From one kernel after another to numbers: each is compared with the labels and those before it.
+
+FetchedKernel, step, learning rate  ->  Measurement, and the references of the next
+"""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+
+from ntk_train.errors import ConventionError
+from ntk_train.monitor.blas import one_blas_thread
+from ntk_train.monitor.program import FetchedKernel, KernelProgram
+from ntk_train.spectrum import (
+    Convention,
+    Diagnostics,
+    ReferenceKernels,
+    Spectrum,
+    Training,
+    check_comparable,
+    diagnose,
+)
+
+_log = logging.getLogger(__name__)
+
+# Outputs of an example computed alone and in the batch differ by rounding only, if examples are
+# independent; TF32 products differ by about 1e-3, BatchNorm in train mode by about 1.
+_COUPLING_TOLERANCE = 0.02
+
+Rate: TypeAlias = float | int | np.generic | np.ndarray | jax.Array | Callable[[int], Any]
+"""A learning rate, or a schedule: a function from the number of updates to it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Measurement:
+    """What the hook found at one step.
+
+    Attributes:
+      step: the step of the loop.
+      kernel: the kernel on the host, [N, N] or [N, O, N, O].
+      diagnostics: its spectrum, its alignment with the labels, its change since the first one.
+      seconds: wall-clock time of the kernel and its diagnostics, without compilation and without
+        the training steps that were still under way.
+      kernel_seconds: of these, until the kernel was on the host.
+    """
+
+    step: int
+    kernel: np.ndarray
+    diagnostics: Diagnostics
+    seconds: float
+    kernel_seconds: float
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The kernel's eigenvalues and what follows from them."""
+        return self.diagnostics.spectrum
+
+    @property
+    def layers(self) -> dict[str, dict[str, float]]:
+        """The numbers of each layer by its name; empty without `per_layer`."""
+        layers: dict[str, dict[str, float]] = {}
+        for name, value in self.diagnostics.values.items():
+            if name.startswith("layer/"):
+                layer, _, what = name.removeprefix("layer/").rpartition("/")
+                layers.setdefault(layer, {})[what] = value
+        return layers
+
+
+class Measurer:
+    """Makes the measurements of one probe, in the order of the steps.
+
+    Attributes:
+      references: the first kernel and the previous one; None before the first. A kernel that is not
+        finite does not become one.
+
+    Args:
+      labels: of the probe, or None.
+      training: how the run trains, or None.
+      references: of the run that this one continues.
+    """
+
+    def __init__(
+        self, labels: Any, training: Training | None, references: ReferenceKernels | None
+    ) -> None:
+        self._labels = labels
+        self._training = training
+        self._told = False
+        self.references = references
+
+    def __call__(
+        self, step: int, program: KernelProgram, fetched: FetchedKernel, rate: Rate | None
+    ) -> Measurement:
+        """The numbers of a kernel, which becomes the previous one.
+
+        Args:
+          step: of the kernel.
+          program: that computed it.
+          fetched: what it computed.
+          rate: the learning rate at this step, or None for that of `training`.
+
+        Raises:
+          NonFiniteKernelError: the kernel has NaN or infinite entries.
+        """
+        start = time.perf_counter()
+        _warn_of_coupling(fetched.coupling)
+        references = self._comparable(step, fetched.kernel, program.convention)
+        training = self._training_at(step, rate)
+        with one_blas_thread():
+            found = diagnose(
+                fetched.kernel,
+                program.convention,
+                eps=program.eps,
+                labels=self._labels,
+                logits=fetched.logits,
+                training=training,
+                layers=fetched.layers,
+                # A kernel of zeros has no direction that could have changed.
+                references=references if np.any(fetched.kernel) else None,
+                step=step,
+            )
+        self._tell_of_rates(found)
+        if found.spectrum.lambda_max == 0:
+            _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
+        if references is None:
+            self.references = ReferenceKernels.start(fetched.kernel, step, program.convention)
+        else:
+            self.references = references.advance(fetched.kernel, step, program.convention)
+        seconds = fetched.seconds + time.perf_counter() - start
+        return Measurement(step, fetched.kernel, found, seconds, fetched.seconds)
+
+    def _comparable(
+        self, step: int, kernel: np.ndarray, convention: Convention
+    ) -> ReferenceKernels | None:
+        """The references, unless they are of another convention."""
+        if self.references is None or _compare(self.references, kernel, convention):
+            return self.references
+        _log.warning(
+            "The kernel's convention is another one than before: its change is counted anew "
+            "from step %d.",
+            step,
+        )
+        return None
+
+    def _tell_of_rates(self, found: Diagnostics) -> None:
+        if self._training and "critical_learning_rate" not in found.values and not self._told:
+            _log.info("No critical learning rate: it follows from outputs='full' alone.")
+            self._told = True
+
+    def _training_at(self, step: int, rate: Rate | None) -> Training | None:
+        if self._training is None or rate is None:
+            return self._training
+        number = float(np.asarray(rate(step) if callable(rate) else rate))
+        return dataclasses.replace(self._training, learning_rate=number)
+
+
+def _compare(references: ReferenceKernels, kernel: np.ndarray, convention: Convention) -> bool:
+    """Whether a kernel can be compared with earlier ones."""
+    try:
+        check_comparable(references.convention, convention)
+    except ConventionError:
+        return False
+    return references.initial.shape == kernel.shape
+
+
+def _warn_of_coupling(coupling: float | None) -> None:
+    if coupling is not None and coupling > _COUPLING_TOLERANCE:
+        _log.warning(
+            "The outputs of a probe input change by %.2g relative to the largest when it is "
+            "computed alone: examples interact (BatchNorm in train mode?), but batched=True "
+            "takes them one by one. Switch f to eval mode, or give the hook batched=False.",
+            coupling,
+        )

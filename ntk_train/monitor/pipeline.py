@@ -1,0 +1,228 @@
+"""From parameters to a measurement, beside the loop: compiled, dispatched, fetched, tried again.
+
+    begin     the loop's thread: the program for these parameters, its dispatch
+    worker    fetches the kernel  ->  measurer  ->  `ended`, with a measurement or an error
+
+Where the device runs out of memory, in compilation or at run time, the kernel is compiled anew with
+half of it and tried again, until there is nothing to halve: at once where dispatch fails, and at
+the next call where that shows later, as a program is traced in the loop's thread, whose JAX
+contexts it needs. Parameters that have been donated by then are lost, and the next measurement is
+made with less.
+"""
+
+import dataclasses
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from ntk_train._types import ApplyFn, PyTree
+from ntk_train.monitor.convention import Convention
+from ntk_train.monitor.failures import Failures, out_of_memory
+from ntk_train.monitor.measure import Measurement, Measurer, Rate
+from ntk_train.monitor.memory import MemoryBudget
+from ntk_train.monitor.program import KernelProgram, PendingKernel, signature
+from ntk_train.monitor.worker import Worker
+from ntk_train.spectrum import ReferenceKernels
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Asked:
+    """A measurement that is asked for.
+
+    Attributes:
+      step: of the loop.
+      params: parameters to differentiate.
+      model_state: what else f needs, or None.
+      rate: the learning rate, or None.
+    """
+
+    step: int
+    params: PyTree
+    model_state: PyTree
+    rate: Rate | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+      step: of the loop.
+      convention: of the program that was run.
+      found: the measurement; None where it failed.
+      error: why it failed; None where it did not, or where it is to be tried again.
+      blocked: seconds for which the loop was held up.
+    """
+
+    step: int
+    convention: Convention
+    found: Measurement | None
+    error: Exception | None
+    blocked: float
+
+
+class Pipeline:
+    """Makes the measurements of one probe, one after the other, beside the loop.
+
+    Args:
+      f: `f(params, x)` or `f(params, x, model_state)`.
+      probe: its inputs.
+      options: of `ntk_train.ntk`.
+      with_logits: whether the measurer needs the outputs.
+      measurer: makes the numbers.
+      failures: counts what runs out of memory.
+      name: of the worker's thread.
+      begun: called in the loop's thread when a kernel is under way.
+      ended: called on the worker with what came of it; handles its own exceptions.
+    """
+
+    def __init__(
+        self,
+        f: ApplyFn,
+        probe: PyTree,
+        options: Mapping[str, Any],
+        *,
+        with_logits: bool,
+        measurer: Measurer,
+        failures: Failures,
+        name: str,
+        begun: Callable[[], None],
+        ended: Callable[[Outcome], None],
+    ) -> None:
+        self._trace = functools.partial(KernelProgram, f, probe, with_logits=with_logits)
+        self._options = options
+        self._measurer = measurer
+        self._failures = failures
+        self._worker = Worker(name)
+        self._begun = begun
+        self._ended = ended
+        self._program: KernelProgram | None = None
+        self._memory = MemoryBudget()
+        self._again: Asked | None = None  # what ran out of memory and is to be tried with less
+
+    @property
+    def convention(self) -> Convention | None:
+        """Of the program; None before there is one."""
+        return None if self._program is None else self._program.convention
+
+    @property
+    def references(self) -> ReferenceKernels | None:
+        """Of the measurer."""
+        return self._measurer.references
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way or to be tried again."""
+        return self._worker.idle and self._again is None
+
+    def prepare(self, params: PyTree, model_state: PyTree) -> KernelProgram:
+        """The program for these parameters; traced, and being compiled, if it is not there yet.
+
+        Raises:
+          KernelInputError, DtypeError: as `ntk_train.ntk`.
+        """
+        budget = self._memory.bytes
+        if self._program is not None:
+            same = self._program.signature == signature((params, model_state))
+            if same and self._program.budget == budget:
+                return self._program
+            if not same:
+                _log.warning(
+                    "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
+                )
+        less = {} if budget is None else {"memory_budget": budget}
+        self._program = self._trace({**self._options, **less}, params, model_state)
+        return self._program
+
+    def follow(self, params: PyTree, model_state: PyTree) -> None:
+        """At a step that is not measured: compiles what will be needed, tries again what failed."""
+        self._try_again()
+        if self._program is None or self._program.budget != self._memory.bytes:
+            self.prepare(params, model_state)
+
+    def begin(self, asked: Asked) -> None:
+        """Starts a measurement, after the one under way; what it was given may be donated then.
+
+        Raises:
+          KernelInputError, DtypeError: as `ntk_train.ntk`.
+          JaxRuntimeError: the kernel could not be compiled or dispatched.
+        """
+        start = time.perf_counter()
+        self.wait()
+        pending = self._start(asked)
+        rate = asked.rate
+        if isinstance(rate, jax.Array):  # it may be donated to the next step with its optimizer
+            rate = jax.device_put(rate, may_alias=False)
+        self._begun()
+        blocked = time.perf_counter() - start
+        self._worker.start(functools.partial(self._finish, asked.step, pending, rate, blocked))
+
+    def after(self, job: Callable[[], None]) -> None:
+        """Does something on the worker, after what is under way."""
+        self._worker.start(job)
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Waits until nothing is under way, so many seconds at most; whether that is so."""
+        done = self._worker.wait(timeout)
+        while done and self._again is not None:
+            self._try_again()
+            done = self._worker.wait(timeout)
+        return done
+
+    def wait_for_compilation(self, timeout: float | int) -> None:
+        """Waits until nothing is being compiled, so many seconds at most."""
+        if self._program is not None:
+            self._program.wait(timeout)
+
+    def _start(self, asked: Asked) -> PendingKernel:
+        """Dispatches the kernel, with ever less memory if it runs out."""
+        while True:
+            program = self.prepare(asked.params, asked.model_state)
+            try:
+                return program.start(asked.params, asked.model_state)
+            except Exception as error:
+                if not self._takes_less(asked.step, program, error):
+                    raise
+
+    def _takes_less(self, step: int, program: KernelProgram, error: Exception) -> bool:
+        """Whether memory ran out, and the next program takes less of it."""
+        structured = program.convention.implementation == "structured"  # others have no budget
+        if not out_of_memory(error) or not structured:
+            return False
+        if not self._memory.halve(program.temporary_bytes):
+            return False
+        assert self._memory.bytes is not None
+        self._failures.of_memory(step, self._memory.bytes, error)
+        return True
+
+    def _try_again(self) -> None:
+        again, self._again = self._again, None
+        if again is None:
+            return
+        try:
+            self.begin(again)
+        except Exception as error:  # a diagnostic never ends a training run
+            convention = self.convention
+            assert convention is not None
+            self._begun()
+            outcome = Outcome(again.step, convention, None, error, 0.0)
+            self.after(functools.partial(self._ended, outcome))
+
+    def _finish(self, step: int, pending: PendingKernel, rate: Rate | None, blocked: float) -> None:
+        """On the worker: from the pending kernel to its outcome."""
+        found, failure = None, None
+        try:
+            found = self._measurer(step, pending.program, pending.fetch(), rate)
+        except Exception as error:
+            failure = error
+            if self._takes_less(step, pending.program, error):
+                arguments = pending.arguments()
+                if arguments is not None:
+                    self._again, failure = Asked(step, *arguments, rate), None
+        self._ended(Outcome(step, pending.program.convention, found, failure, blocked))

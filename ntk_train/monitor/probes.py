@@ -1,0 +1,217 @@
+"""Several probes of one network, measured at the same steps: training and test images, each class.
+
+    hook = hooks_for(f, {"train": x, "test": x_test}, labels={"train": y, "test": y_test},
+                     every_steps=100, writer=writer)
+    hook(step, params=params)      # ntk/lambda_max and ntk_test/lambda_max
+
+Each probe has a hook of its own, with its convention, references and thread; they share a schedule
+and an account of time. The first probe keeps the bare prefix, so that its tags are those of a
+single hook; TensorBoard shows the others as groups beside it.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_train._types import ApplyFn, PyTree
+from ntk_train.errors import KernelInputError
+from ntk_train.monitor.convention import Convention
+from ntk_train.monitor.hook import NTKHook
+from ntk_train.monitor.measure import Measurement, Rate
+from ntk_train.spectrum import ReferenceKernels
+
+
+class HookSet(Mapping[str, NTKHook]):
+    """Hooks by name that run at the same steps, those of the first, and are called as one.
+
+    Attributes:
+      first: the first of them.
+
+    Args:
+      hooks: by name, each with a prefix of its own. The schedule and `max_overhead` of the first
+        are those of all: max_overhead bounds the time of all of them together.
+
+    Raises:
+      KernelInputError: there is none.
+    """
+
+    def __init__(self, hooks: Mapping[str, NTKHook]) -> None:
+        if not hooks:
+            msg = "hooks is empty; expected at least one hook by its name."
+            raise KernelInputError(msg)
+        self._hooks = dict(hooks)
+        self.first = next(iter(self._hooks.values()))
+        for hook in self._hooks.values():
+            hook.schedule, hook.overhead = self.first.schedule, self.first.overhead
+
+    def __getitem__(self, name: str) -> NTKHook:
+        """The hook of that name."""
+        return self._hooks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in order."""
+        return iter(self._hooks)
+
+    def __len__(self) -> int:
+        """The number of hooks."""
+        return len(self._hooks)
+
+    def __call__(
+        self,
+        step: int | np.integer | jax.Array,
+        t: float | int | None = None,
+        *,
+        params: PyTree,
+        model_state: Mapping[str, PyTree] | None = None,
+        learning_rate: Rate | None = None,
+    ) -> bool:
+        """As of each hook; returns whether one has begun a measurement."""
+        try:
+            number = int(step)
+            due = self.first.schedule.due(number, t)
+        except Exception as error:  # a diagnostic never ends a training run
+            self.first.lose(step, error)
+            return False
+        # Open until the last has begun, so that the schedule rests for the time of all together.
+        with self.first.overhead.together() if due else contextlib.nullcontext():
+            begun = [
+                hook.follow(number, due, params, model_state, learning_rate)
+                for hook in self._hooks.values()
+            ]
+        return any(begun)
+
+    def prepare(
+        self, *, params: PyTree, model_state: Mapping[str, PyTree] | None = None
+    ) -> dict[str, Convention]:
+        """Traces all kernels and starts to compile them; raises what a call would survive."""
+        return {
+            name: hook.prepare(params=params, model_state=model_state)
+            for name, hook in self._hooks.items()
+        }
+
+    @property
+    def latest(self) -> dict[str, Measurement]:
+        """The last measurement of each hook that has one; waits for those under way."""
+        found = {name: hook.latest for name, hook in self._hooks.items()}
+        return {name: latest for name, latest in found.items() if latest is not None}
+
+    @property
+    def references(self) -> dict[str, ReferenceKernels]:
+        """The references of each hook that has some; waits for those under way."""
+        found = {name: hook.references for name, hook in self._hooks.items()}
+        return {name: kept for name, kept in found.items() if kept is not None}
+
+    @property
+    def failures(self) -> int:
+        """Of all hooks."""
+        return sum(hook.failures for hook in self._hooks.values())
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether a hook asks to end the run."""
+        return any(hook.should_stop for hook in self._hooks.values())
+
+    @property
+    def stop_reason(self) -> str:
+        """Why, by the hooks that ask for it."""
+        reasons = {name: hook.stop_reason for name, hook in self._hooks.items()}
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no measurement is under way."""
+        return all(hook.idle for hook in self._hooks.values())
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Waits for all, for each so many seconds at most; whether nothing is under way."""
+        return all([hook.wait(timeout) for hook in self._hooks.values()])
+
+    def close(self, timeout: float | int = 60) -> None:
+        """Closes all."""
+        with contextlib.ExitStack() as stack:
+            for hook in self._hooks.values():
+                stack.callback(hook.close, timeout)
+
+    def __enter__(self) -> "HookSet":
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes all, on exceptions too."""
+        self.close()
+
+
+def hooks_for(
+    f: ApplyFn,
+    probes: Mapping[str, PyTree],
+    *,
+    labels: Mapping[str, Any] | None = None,
+    references: Mapping[str, ReferenceKernels] | None = None,
+    prefix: str = "ntk",
+    **options: Any,
+) -> HookSet:
+    """A hook for each probe; the first logs as `ntk/...`, another named "test" as `ntk_test/...`.
+
+    Args:
+      f: as of `NTKHook`.
+      probes: inputs by name.
+      labels: of those probes that have some, by name.
+      references: of the run that this one continues, `HookSet.references`.
+      prefix: of the first; before an underscore and the name, that of another.
+      **options: of `NTKHook`, for all; `write_hparams` for the first alone.
+
+    Raises:
+      KernelInputError: there is no probe, or labels for one that there is not; or as `NTKHook`.
+    """
+    labels, references = labels or {}, references or {}
+    unknown = sorted(labels.keys() - probes.keys())
+    if unknown:
+        msg = f"labels has {unknown}; probes has {list(probes)}. Take the names of the probes."
+        raise KernelInputError(msg)
+    hooks: dict[str, NTKHook] = {}
+    for name, probe in probes.items():
+        own = (
+            {"prefix": f"{prefix}_{name}", "write_hparams": False} if hooks else {"prefix": prefix}
+        )
+        hooks[name] = NTKHook(
+            f,
+            probe,
+            labels=labels.get(name),
+            references=references.get(name),
+            **{**options, **own},
+        )
+    return HookSet(hooks)
+
+
+def split_by_class(probe: PyTree, labels: Any, name: str = "class_{}") -> dict[str, PyTree]:
+    """The examples of each class of a probe, as probes by name.
+
+    Args:
+      probe: inputs with the examples on axis 0.
+      labels: classes [N], integers.
+      name: of a probe, with {} for its class.
+
+    Raises:
+      KernelInputError: there is not one class for each example.
+    """
+    labels = np.asarray(labels)
+    sizes = {len(leaf) for leaf in jax.tree.leaves(probe)}
+    if labels.ndim != 1 or sizes != {len(labels)} or not np.issubdtype(labels.dtype, np.integer):
+        msg = (
+            f"labels is {labels.dtype}{list(labels.shape)}, the probe has {sorted(sizes)} "
+            "examples; expected one class, an integer, for each example."
+        )
+        raise KernelInputError(msg)
+    return {
+        name.format(label): jax.tree.map(lambda leaf, of=label: leaf[labels == of], probe)
+        for label in np.unique(labels)
+    }

@@ -1,0 +1,152 @@
+"""A measurement as what a metric writer takes: scalars, a histogram, pictures and texts by tag.
+
+    lambda_max                      ->  ntk/lambda_max
+    layer/Dense_0/trace_share       ->  ntk_layers/Dense_0/trace_share
+
+TensorBoard makes a group of what stands before the first slash. What fails to be written is counted
+and takes nothing else along.
+
+Pictures take a hundred times as long as the numbers, and TensorBoard shows ten of a run. So they
+are drawn of the first, second, third, fifth, ninth, ... measurement, and at the end of the last.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ntk_train.monitor.failures import Failures
+from ntk_train.monitor.history import History
+from ntk_train.monitor.measure import Measurement
+from ntk_train.spectrum import Convention
+
+_log = logging.getLogger(__name__)
+
+
+def pictures_of(
+    measurement: Measurement,
+    labels: np.ndarray | None,  # noqa: ARG001
+    history: History,  # noqa: ARG001
+) -> dict[str, np.ndarray]:
+    """The pictures of a measurement, uint8 [height, width, 3] by name.
+
+    Args:
+      measurement: the last one.
+      labels: of the probe, or None.
+      history: the numbers up to this step.
+    """
+    from ntk_train.monitor.pictures import spectrum_picture
+
+    return {"spectrum": spectrum_picture(measurement.spectrum, f"step {measurement.step}")}
+
+
+class Summaries:
+    """Writes what a hook finds.
+
+    Args:
+      writer: anything with the methods of clu's `MetricWriter`; None writes nothing.
+      prefix: of the tags.
+      labels: of the probe, for pictures.
+      pictures: whether to draw.
+      hparams: whether to write the convention as hparams too.
+      failures: where failures are counted.
+    """
+
+    def __init__(
+        self,
+        writer: Any,
+        prefix: str,
+        *,
+        labels: np.ndarray | None,
+        pictures: bool,
+        hparams: bool,
+        failures: Failures,
+    ) -> None:
+        self._writer = writer
+        self._prefix = prefix
+        self._labels = labels
+        self._pictures = pictures and importlib.util.find_spec("matplotlib") is not None
+        if pictures and not self._pictures:
+            _log.info("No pictures of the spectrum: pip install 'ntk_train[plot]' for them.")
+        self._hparams = hparams
+        self._failures = failures
+        self._announced: Convention | None = None
+        self._measured = 0  # measurements written so far
+        self._undrawn: Measurement | None = None  # the last one, if it has no pictures
+        self._history = History()
+
+    def write(
+        self,
+        found: Measurement,
+        convention: Convention,
+        scalars: Mapping[str, float],
+        history: History,
+    ) -> None:
+        """Writes a measurement.
+
+        Args:
+          found: the measurement.
+          convention: of its numbers; written when it is new.
+          scalars: of the measurement and of the hook itself.
+          history: with this measurement in it.
+        """
+        if self._writer is None:
+            return
+        step, spectrum = found.step, found.spectrum
+        self._attempt("write_scalars", step, lambda: scalars)
+        signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
+        if signal.size:
+            self._attempt("write_histograms", step, lambda: {"log10_eigenvalues": np.log10(signal)})
+        self._undrawn, self._history = found, history
+        if self._measured & (self._measured - 1) == 0:  # 0 and the powers of two
+            self._draw()
+        self._measured += 1
+        if convention != self._announced:
+            self.text(step, "convention", convention.describe())
+            if self._hparams and self._announced is None:
+                hparams = convention.hparams(self._prefix)
+                self._try("write_hparams", lambda: self._writer.write_hparams(hparams))
+            self._announced = convention
+
+    def scalar(self, step: int, name: str, value: float) -> None:
+        """Writes one number."""
+        if self._writer is not None:
+            self._attempt("write_scalars", step, lambda: {name: value})
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Writes a text."""
+        if self._writer is not None:
+            self._attempt("write_texts", step, lambda: {name: text})
+
+    def finish(self) -> None:
+        """Draws the last measurement, if it is not yet, and flushes the writer."""
+        if self._writer is not None:
+            self._draw()
+            self._try("flush", self._writer.flush)
+
+    def _draw(self) -> None:
+        found, self._undrawn = self._undrawn, None
+        if found is not None and self._pictures:
+            self._attempt(
+                "write_images", found.step, lambda: pictures_of(found, self._labels, self._history)
+            )
+
+    def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
+        """Writes what a function makes, which may fail too."""
+        self._try(kind, lambda: getattr(self._writer, kind)(step, self._tags(values())))
+
+    def _try(self, kind: str, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except Exception as error:  # the writer is not ours, and training must go on
+            self._failures.of_writing(kind, error)
+
+    def _tags(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {self._tag(name): value for name, value in values.items()}
+
+    def _tag(self, name: str) -> str:
+        if name.startswith("layer/"):
+            return f"{self._prefix}_layers/{name.removeprefix('layer/')}"
+        return f"{self._prefix}/{name}"

@@ -1,0 +1,67 @@
+"""One job at a time on a thread of the host, beside the training loop.
+
+Jobs are done in the order in which they are given. While one is under way the next is not taken:
+`start` waits. So no more than one kernel is ever held, what is written is in the order of the
+steps, and which steps are measured does not depend on how fast the host is.
+"""
+
+import atexit
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+
+# At the end of the interpreter, for a loop that did not close its hook.
+_SECONDS_AT_EXIT = 60.0
+
+
+class Worker:
+    """Runs jobs one by one, each on a thread of its own that ends with it.
+
+    There is nothing to shut down: between jobs there is no thread. A script that ends while a job
+    is under way waits for it, as XLA may crash when the interpreter goes away below a computation.
+
+    Args:
+      name: of the threads.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thread: threading.Thread | None = None
+        atexit.register(_finish, weakref.ref(self))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no job is under way; True on the worker's own thread, which cannot wait."""
+        thread = self._thread
+        return thread is None or thread is threading.current_thread() or not thread.is_alive()
+
+    def start(self, job: Callable[[], None]) -> float:
+        """Starts a job, after the one under way, and returns the seconds that it waited for that.
+
+        Args:
+          job: handles its own exceptions.
+        """
+        start = time.perf_counter()
+        self.wait()
+        waited = time.perf_counter() - start
+        # A daemon: a writer that hangs must not keep the interpreter from ending.
+        self._thread = threading.Thread(target=job, name=self._name, daemon=True)
+        self._thread.start()
+        return waited
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Waits for the job under way, for so many seconds at most; returns whether it is done."""
+        thread = self._thread
+        if thread is not None and not self.idle:
+            thread.join(timeout)
+        return self.idle
+
+
+def _finish(reference: "weakref.ref[Worker]") -> None:
+    worker = reference()
+    if worker is not None and not worker.wait(_SECONDS_AT_EXIT):
+        _log.warning("What the hook had under way was lost; close() the hook before the end.")

@@ -1,0 +1,127 @@
+"""The loop goes on while a measurement is under way, and what it donates is not read any more."""
+
+import threading
+from concurrent.futures import Future
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ntk_train import NTKHook, ntk
+from ntk_train.monitor.program import KernelProgram
+from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Holds compilation back until it is set."""
+    event, compiles = threading.Event(), KernelProgram.__init__
+
+    def gated(self, *args, **kwargs):
+        compiles(self, *args, **kwargs)
+        kernel, self._kernel = self._kernel, Future()
+        pass_on = lambda later: event.wait(30) and later.set_result(kernel.result())
+        threading.Thread(target=pass_on, args=[self._kernel], daemon=True).start()
+
+    monkeypatch.setattr(KernelProgram, "__init__", gated)
+    yield event
+    event.set()
+
+
+def test_the_first_steps_do_not_wait_for_the_compilation(gate):
+    hook = NTKHook(f, PROBE, every_steps=10)
+    step = jax.jit(lambda p: jax.tree.map(lambda leaf: 0.5 * leaf, p), donate_argnums=0)
+    params = jax.tree.map(jnp.copy, PARAMS)
+    assert hook(0, params=params)
+    assert not hook.idle
+    donated = params
+    params = step(params)
+    assert jax.tree.leaves(donated)[0].is_deleted()
+    assert not hook(1, params=params)
+    gate.set()
+    want = ntk(f, PARAMS, PROBE, outputs="trace")
+    np.testing.assert_allclose(hook.latest.kernel, want, rtol=1e-12)
+
+
+def test_kernels_of_donated_parameters_equal_those_that_are_waited_for():
+    """Large enough that the kernel is still running when the next step is dispatched."""
+    probe = jnp.sin(jnp.arange(64 * 48.0)).reshape(64, 48)
+    params = {"w": jnp.cos(jnp.arange(48.0 * 512)).reshape(48, 512) / 7, "v": jnp.ones((512, 8))}
+    step = jax.jit(lambda p: jax.tree.map(lambda leaf: 0.9 * leaf, p), donate_argnums=0)
+    kernels = {}
+    for wait in (True, False):
+        hook, now = NTKHook(f, probe, every_steps=1), jax.tree.map(jnp.copy, params)
+        for number in range(6):
+            assert hook(number, params=now)
+            if wait:
+                hook.wait()
+            now = step(now)
+        kernels[wait] = hook.latest.kernel, hook.references.initial
+    np.testing.assert_array_equal(kernels[True], kernels[False])
+
+
+def test_numpy_parameters_may_be_written_to_after_the_call(gate):
+    params = jax.tree.map(np.array, PARAMS)
+    hook = NTKHook(f, PROBE, every_steps=1)
+    for number in range(2):  # copied, and then dispatched
+        want = ntk(f, params, PROBE, outputs="trace")
+        assert hook(number, params=params)
+        for leaf in params.values():
+            leaf *= 0.5
+        gate.set()
+        np.testing.assert_allclose(hook.latest.kernel, want, rtol=1e-12)
+
+
+def test_what_is_written_is_in_the_order_of_the_steps_and_one_is_under_way():
+    class Slow(Recorder):
+        def __getattr__(self, method):
+            write = super().__getattr__(method)
+            return lambda *args: (threading.Event().wait(0.02), write(*args))
+
+    writer = Slow()
+    with NTKHook(f, PROBE, every_steps=1, writer=writer, pictures=False) as hook:
+        for step in range(6):
+            hook(step, params=PARAMS)
+    steps = [args[0] for name, *args in writer.written if name != "write_hparams"]
+    assert steps == sorted(steps)
+    scalars = dict(writer.of("write_scalars"))
+    assert list(scalars) == list(range(6))
+    assert scalars[2]["ntk/blocked_seconds"] > 0.01  # waited for the one before
+
+
+def test_an_exception_in_the_loop_flushes_what_is_there():
+    writer = Recorder()
+
+    def loop():
+        with NTKHook(f, PROBE, every_steps=1, writer=writer) as hook:
+            hook(0, params=PARAMS)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop()
+    assert [step for step, _ in writer.of("write_scalars")] == [0]
+    assert writer.flushed == 1
+
+
+def test_closing_never_hangs(caplog):
+    class Stuck(Recorder):
+        def write_scalars(self, *_):
+            release.wait(30)
+
+    release = threading.Event()
+    hook = NTKHook(f, PROBE, every_steps=1, writer=Stuck(), pictures=False)
+    hook(0, params=PARAMS)
+    hook.close(timeout=0.1)
+    assert "took over 0.1 s and is lost" in caplog.text
+    release.set()
+    hook.close()
+    hook.close()  # twice does no harm
+
+
+def test_a_closed_hook_can_be_called_again():
+    hook = NTKHook(f, PROBE, every_steps=1)
+    hook(0, params=PARAMS)
+    hook.close()
+    assert hook(1, params=PARAMS)
+    assert hook.latest.step == 1

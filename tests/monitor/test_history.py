@@ -1,0 +1,27 @@
+"""The numbers of a run in bounded memory."""
+
+import pytest
+
+from ntk_train.monitor.history import History
+
+
+@pytest.mark.parametrize("size", [2, 7, 8])
+def test_a_full_history_spans_the_run_and_ends_with_the_last_step(size):
+    history = History(size)
+    for step in range(0, 1000, 10):
+        history.append(step, {"a": float(step)})
+        assert len(history) <= size
+        steps, values = history.curve("a")
+        assert steps == sorted(set(steps))
+        assert steps[-1] == step
+        assert values == [float(step) for step in steps]
+    assert len(history) >= size / 2
+
+
+def test_a_curve_has_the_steps_at_which_its_number_was_there():
+    history = History()
+    history.append(0, {"a": 1.0})
+    history.append(5, {"a": 2.0, "b": 3.0})
+    assert history.curve("b") == ([5], [3.0])
+    assert history.curve("c") == ([], [])
+    assert history.names() == ["a", "b"]
