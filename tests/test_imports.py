@@ -28,11 +28,12 @@ ALLOWED = {
     "rules": LIGHT,
     "kernel": LIGHT,
     "spectrum": LIGHT | {"matfree", "lineax"},  # imported where a kernel is an operator
-    "monitor": LIGHT | {"matplotlib"},  # imported when a picture is drawn, if it is there
+    # Imported when a picture is drawn or an event file written, if they are there.
+    "monitor": LIGHT | {"matplotlib", "tensorboard", "tensorboardX"},
     "models": LIGHT | {"flax"},
 }
 HEAVY = ["clu", "grain", "matplotlib", "ml_collections", "sklearn", "tensorboard", "tensorflow"]
-HEAVY += ["equinox", "lineax", "matfree"]
+HEAVY += ["equinox", "haiku", "lineax", "matfree", "tensorboardX"]
 
 
 def imported(path):
