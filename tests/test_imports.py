@@ -19,7 +19,7 @@ ORDER = [
     {"spectrum"},
     {"monitor"},
     {"models", "data"},
-    {"train"},
+    {"train", "report"},
     {"main"},
 ]
 LIGHT = {"jax", "numpy", "jaxtyping"}
@@ -31,6 +31,7 @@ ALLOWED = {
     # Imported when a picture is drawn or an event file written, if they are there.
     "monitor": LIGHT | {"matplotlib", "tensorboard", "tensorboardX"},
     "models": LIGHT | {"flax"},
+    "report": {"numpy", "tensorboard", "PIL"},
 }
 HEAVY = ["clu", "grain", "matplotlib", "ml_collections", "sklearn", "tensorboard", "tensorflow"]
 HEAVY += ["equinox", "haiku", "lineax", "matfree", "tensorboardX"]

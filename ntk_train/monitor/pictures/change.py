@@ -37,8 +37,7 @@ def change_picture(
     if not curves:
         return None
     canvas = new_canvas()
-    last = [f"{_CURVES[name][0]} {number(curve[-1, 1])}" for name, curve in curves.items()]
-    canvas.title(title, ",  ".join(last))
+    canvas.title(title)
     axes = canvas.axes((0.15, 0.15, 0.81, 0.66))
     steps = np.concatenate([curve[:, 0] for curve in curves.values()])
     values = np.concatenate([curve[:, 1] for curve in curves.values()])
@@ -50,7 +49,21 @@ def change_picture(
         style = {"marker": marker, "markersize": 3, "clip_on": False}
         if len(curve) > 60:
             style = {}
-        axes.plot(curve[:, 0], curve[:, 1], color=colour, linewidth=1.3, label=text, **style)
-    axes.legend(loc="lower right", frameon=False, fontsize=8, labelcolor="linecolor")
+        axes.plot(
+            curve[:, 0],
+            curve[:, 1],
+            color=colour,
+            linewidth=1.3,
+            **style,
+            label=f"{text} {number(curve[-1, 1])}",
+        )
+    canvas.figure.legend(
+        loc="upper left",
+        bbox_to_anchor=(0.015, 0.93),
+        ncols=2,
+        frameon=False,
+        fontsize=8.5,
+        labelcolor="linecolor",
+    )
     label(axes, "step", "since the first kernel")
     return canvas.draw()
