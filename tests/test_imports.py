@@ -28,8 +28,8 @@ ALLOWED = {
     "rules": LIGHT,
     "kernel": LIGHT,
     "spectrum": LIGHT | {"matfree", "lineax"},  # imported where a kernel is an operator
-    # Imported when a picture is drawn or an event file written, if they are there.
-    "monitor": LIGHT | {"matplotlib", "tensorboard", "tensorboardX"},
+    # Imported when a picture is drawn, an event file written or an NNX model given.
+    "monitor": LIGHT | {"flax", "matplotlib", "tensorboard", "tensorboardX"},
     "models": LIGHT | {"flax"},
     "report": {"numpy", "tensorboard", "PIL"},
 }

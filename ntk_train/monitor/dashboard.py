@@ -11,19 +11,23 @@ import importlib.util
 import re
 from typing import Any
 
-# Title and tags of each chart, after the prefix; a probe's name may stand between the two.
+# Title and tags of each chart, after the prefix; a probe's name may stand between the two. Axes are
+# linear at first, so together is only what is of one size.
 _CHARTS = (
-    ("Eigenvalues: largest, smallest, noise floor", "lambda_max|lambda_min|noise_floor"),
+    ("Largest eigenvalue", "lambda_max"),
+    ("Smallest eigenvalue and noise floor", "lambda_min|noise_floor"),
     ("Condition number", "condition_number"),
     ("Condition number is a lower bound (1) or not (0)", "condition_is_lower_bound"),
     ("Trace", "trace"),
-    ("Ranks: numerical, effective, entropy", "numerical_rank|effective_rank|entropy_rank"),
+    ("Ranks: effective, entropy", "effective_rank|entropy_rank"),
+    ("Rank: numerical", "numerical_rank"),
     ("Decay of the spectrum: exponent, R²", "power_law_exponent|power_law_r_squared"),
     (
         "Alignment with the labels",
         "kernel_target_alignment|centred_kernel_target_alignment|top_space_alignment",
     ),
-    ("Change since the first kernel", "relative_change|kernel_distance"),
+    ("Relative change since the first kernel", "relative_change"),
+    ("Kernel distance to the first kernel", "kernel_distance"),
     ("Velocity, per step", "kernel_velocity"),
     ("Rotation of the top space, radians", "rotation|rotation_since_previous"),
     ("Learning rate over the critical one", "learning_rate_ratio"),
