@@ -26,7 +26,7 @@ def training_charts(run: Run) -> list[Chart]:
     percent = all(np.all((part >= 0) & (part <= 1)) for part in parts)
     return [
         Chart("Loss", "on the training batches and the evaluated part", lines(r"(^|[/_])loss$")),
-        Chart("Accuracy", "the same", accuracy, log=False, percent=percent),
+        Chart("Accuracy", "on the same examples as the loss", accuracy, log=False, percent=percent),
         Chart(
             "Learning rate", "of the update before the step", lines(r"(^|[/_])(learning_rate|lr)$")
         ),
