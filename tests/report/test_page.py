@@ -14,6 +14,7 @@ from ntk_train.report import ReportError, read_run, write_report
 from ntk_train.report.charts import Chart, Line, chart_html, shown, thinned
 from ntk_train.report.density import density_picture
 from ntk_train.report.page import page_of
+from ntk_train.report.parts import smaller
 from ntk_train.report.read import Series
 from tests.report.run import make_run
 from tests.test_imports import ROOT
@@ -208,3 +209,19 @@ def test_the_page_is_made_without_tensorflow_and_matplotlib(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (folder / "report.html").exists()
+
+
+def test_smaller_pictures_keep_thin_lines_of_a_colour_of_their_own():
+    import io
+
+    from PIL import Image
+
+    ramp = np.tile(np.arange(256, dtype=np.uint8)[:, None, None], (1, 256, 3))
+    ramp[..., 2] = 255  # from blue to white, as a kernel
+    ramp[128, :, :] = (0, 158, 115)
+    out = io.BytesIO()
+    Image.fromarray(ramp).save(out, "PNG")
+    found = smaller(out.getvalue())
+    assert len(found) <= len(out.getvalue())
+    pixels = np.asarray(Image.open(io.BytesIO(found)).convert("RGB")).astype(int)
+    assert np.abs(pixels - ramp).max() <= 8

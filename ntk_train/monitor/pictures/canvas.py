@@ -66,7 +66,7 @@ def label(axes: Any, x: str, y: str) -> None:
     axes.set_ylabel(y, color=MUTED, size=8.5)
 
 
-def log_axis(axes: Any, which: str, low: float, high: float) -> None:
+def log_axis(axes: Any, which: str, low: float | int, high: float | int) -> None:
     """Makes the axis "x" or "y" logarithmic from low to high, with ticks that can be read.
 
     The labels are plain text: matplotlib's parser of formulas is shared by all threads.
@@ -90,7 +90,7 @@ def log_axis(axes: Any, which: str, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """A number for the eye: 0.05, 320, 10⁶, 2.5·10⁻⁷."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)

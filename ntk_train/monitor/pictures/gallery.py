@@ -1,7 +1,7 @@
 """All the pictures that a measurement allows."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,6 +14,7 @@ from ntk_train.spectrum import Diagnostics
 from ntk_train.spectrum.layers import LayerDiagnostics
 
 
+@runtime_checkable
 class Pictured(Protocol):
     """What is drawn: a `Measurement`; one with `layers` has them drawn too."""
 
