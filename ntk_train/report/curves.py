@@ -2,6 +2,8 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,71 @@ from ntk_train.report.density import density_picture
 from ntk_train.report.read import Run, Series
 
 _MOST_LAYERS = 8  # as many as there are colours
+
+
+# Title, note, numbers with their texts in the legend, and further fields of `Chart`.
+_CHARTS: tuple[tuple[str, str, dict[str, str], dict[str, Any]], ...] = (
+    (
+        "Ranks",
+        "how many directions count, by three measures",
+        {"numerical_rank": "numerical", "effective_rank": "effective", "entropy_rank": "entropy"},
+        {},
+    ),
+    ("Trace", "sum of the eigenvalues", {"trace": "trace"}, {}),
+    (
+        "Alignment with the labels",
+        "0 to 1; centred is without the common mean",
+        {
+            "kernel_target_alignment": "raw",
+            "centred_kernel_target_alignment": "centred",
+            "top_space_alignment": "of the top space",
+        },
+        {"log": False},
+    ),
+    (
+        "Change since the first kernel",
+        "0 is the lazy regime; the distance is the same whatever the scale",
+        {"relative_change": "relative change", "kernel_distance": "kernel distance"},
+        {},
+    ),
+    (
+        "Velocity",
+        "kernel distance to the previous one, per step",
+        {"kernel_velocity": "velocity"},
+        {},
+    ),
+    (
+        "Rotation of the top space",
+        "largest angle between the top eigenspaces, in radians",
+        {"rotation": "since the first", "rotation_since_previous": "since the previous"},
+        {"log": False, "zero": True},
+    ),
+    (
+        "Learning rate over the critical one",
+        "above 1, descent on the linearised network diverges",
+        {"learning_rate_ratio": "ratio"},
+        {"marks": ((1.0, "edge of stability"),)},
+    ),
+    (
+        "Critical learning rate",
+        "of the probe",
+        {"critical_learning_rate": "critical rate"},
+        {},
+    ),
+    (
+        "Decay",
+        "exponent of lambda ~ rank^-alpha, and how well it fits",
+        {"power_law_exponent": "exponent", "power_law_r_squared": "R²"},
+        {"log": False},
+    ),
+    ("Cost", "seconds of each measurement", {"seconds": "seconds"}, {"zero": True}),
+    (
+        "Cost, relative",
+        "share of the run's time that the hook took",
+        {"time_share": "share"},
+        {"percent": True, "zero": True},
+    ),
+)
 
 
 def training_charts(run: Run) -> list[Chart]:
@@ -39,88 +106,30 @@ def _order(tag: str) -> tuple[int, str]:
 
 def kernel_charts(run: Run, prefix: str) -> list[Chart]:
     """The charts of one kernel, in the order of the page."""
+    simple = [
+        Chart(title, note, _lines(run, prefix, names), **options)
+        for title, note, names, options in _CHARTS
+    ]
+    return [_eigenvalues(run, prefix), _condition(run, prefix), *simple, _layers(run, prefix)]
 
-    def lines(**names: str) -> tuple[Line, ...]:
-        tags = {text: f"{prefix}/{name}" for name, text in names.items()}
-        return tuple(
-            Line(text, run.scalars[tag]) for text, tag in tags.items() if tag in run.scalars
-        )
 
+def _lines(run: Run, prefix: str, names: Mapping[str, str]) -> tuple[Line, ...]:
+    """The curves that there are, of numbers with their text in the legend."""
+    tags = {f"{prefix}/{name}": text for name, text in names.items()}
+    return tuple(Line(text, run.scalars[tag]) for tag, text in tags.items() if tag in run.scalars)
+
+
+def _eigenvalues(run: Run, prefix: str) -> Chart:
+    """The largest and the smallest eigenvalue with the floor, and the density of all behind."""
     density = density_picture(run.histograms.get(f"{prefix}/log10_eigenvalues", {}))
     shades = "; shaded: all eigenvalues above the floor" if density else ""
     floor = [
         dataclasses.replace(line, dashed=True, colour=VERMILION)
-        for line in lines(noise_floor="noise floor")
+        for line in _lines(run, prefix, {"noise_floor": "noise floor"})
     ]
-    ratio = lines(learning_rate_ratio="ratio")
-    return [
-        Chart(
-            "Eigenvalues",
-            f"below the noise floor they are rounding{shades}",
-            (*lines(lambda_max="largest", lambda_min="smallest"), *floor),
-            log=True,
-            behind=density,
-        ),
-        _condition(run, prefix),
-        Chart(
-            "Ranks",
-            "how many directions count, by three measures",
-            lines(numerical_rank="numerical", effective_rank="effective", entropy_rank="entropy"),
-            log=None,
-        ),
-        Chart("Trace", "sum of the eigenvalues", lines(trace="trace")),
-        Chart(
-            "Alignment with the labels",
-            "0 to 1; centred is without the common mean",
-            lines(
-                kernel_target_alignment="raw",
-                centred_kernel_target_alignment="centred",
-                top_space_alignment="of the top space",
-            ),
-            log=False,
-        ),
-        Chart(
-            "Change since the first kernel",
-            "0 is the lazy regime; the distance is the same whatever the scale",
-            lines(relative_change="relative change", kernel_distance="kernel distance"),
-        ),
-        Chart(
-            "Velocity",
-            "kernel distance to the previous one, per step",
-            lines(kernel_velocity="velocity"),
-        ),
-        Chart(
-            "Rotation of the top space",
-            "largest angle between the top eigenspaces, in radians",
-            lines(rotation="since the first", rotation_since_previous="since the previous"),
-            log=False,
-            zero=True,
-        ),
-        Chart(
-            "Learning rate over the critical one",
-            "above 1, descent on the linearised network diverges",
-            ratio,
-            marks=((1.0, "edge of stability"),),
-        ),
-        Chart(
-            "Critical learning rate", "of the probe", lines(critical_learning_rate="critical rate")
-        ),
-        Chart(
-            "Decay",
-            "exponent of lambda ~ rank^-alpha, and how well it fits",
-            lines(power_law_exponent="exponent", power_law_r_squared="R²"),
-            log=False,
-        ),
-        _layers(run, prefix),
-        Chart("Cost", "seconds of each measurement", lines(seconds="seconds"), zero=True),
-        Chart(
-            "Cost, relative",
-            "share of the run's time that the hook took",
-            lines(time_share="share"),
-            percent=True,
-            zero=True,
-        ),
-    ]
+    both = _lines(run, prefix, {"lambda_max": "largest", "lambda_min": "smallest"})
+    note = f"below the noise floor they are rounding{shades}"
+    return Chart("Eigenvalues", note, (*both, *floor), log=True, behind=density)
 
 
 def _condition(run: Run, prefix: str) -> Chart:
