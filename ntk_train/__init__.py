@@ -28,6 +28,7 @@ from ntk_train.monitor import Convention as Convention
 from ntk_train.monitor import Measurement as Measurement
 from ntk_train.monitor import NTKHook as NTKHook
 from ntk_train.monitor import linen_fn as linen_fn
+from ntk_train.monitor import nnx_fn as nnx_fn
 from ntk_train.spectrum import CrossEntropy as CrossEntropy
 from ntk_train.spectrum import Diagnostics as Diagnostics
 from ntk_train.spectrum import KernelOperator as KernelOperator

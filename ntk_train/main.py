@@ -3,8 +3,10 @@
     python -m ntk_train.main --config=configs/quickstart.py --workdir=runs/quickstart
     ntk-train --config=configs/quickstart.py --workdir=runs/quickstart
     ntk-train data prepare cifar10
+    ntk-train report runs/quickstart
 
-The first two are the same, the third is `ntk_train.data.commands`. `--config.<field>=<value>` sets
+The first two are the same, the third is `ntk_train.data.commands`, the last
+`ntk_train.report.commands`, which needs no more than tensorboard. `--config.<field>=<value>` sets
 a field of the config. Started again with the same `--workdir`, a run goes on from its last
 checkpoint. SIGTERM, as a cluster sends it, ends a run as Ctrl-C does: what is measured is written.
 With `--distributed` each process of a cluster reads its part of every batch; they share one workdir.
@@ -27,6 +29,10 @@ def cli() -> None:
 
     Exits with 0, with 1 on an error of the user's, 130 on Ctrl-C, 143 on SIGTERM.
     """
+    if sys.argv[1:2] == ["report"]:
+        from ntk_train.report import commands as report
+
+        sys.exit(report.main(sys.argv[2:]))
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         sys.exit(

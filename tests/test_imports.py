@@ -19,7 +19,7 @@ ORDER = [
     {"spectrum"},
     {"monitor"},
     {"models", "data"},
-    {"train"},
+    {"train", "report"},
     {"main"},
 ]
 LIGHT = {"jax", "numpy", "jaxtyping"}
@@ -28,11 +28,13 @@ ALLOWED = {
     "rules": LIGHT,
     "kernel": LIGHT,
     "spectrum": LIGHT | {"matfree", "lineax"},  # imported where a kernel is an operator
-    "monitor": LIGHT | {"matplotlib", "threadpoolctl"},  # imported when used, if they are there
+    # Imported when a picture is drawn, an event file written or an NNX model given.
+    "monitor": LIGHT | {"flax", "matplotlib", "tensorboard", "tensorboardX", "threadpoolctl"},
     "models": LIGHT | {"flax"},
+    "report": {"numpy", "tensorboard", "PIL"},
 }
 HEAVY = ["clu", "grain", "matplotlib", "ml_collections", "sklearn", "tensorboard", "tensorflow"]
-HEAVY += ["equinox", "lineax", "matfree", "threadpoolctl"]
+HEAVY += ["equinox", "haiku", "lineax", "matfree", "tensorboardX", "threadpoolctl"]
 
 
 def imported(path):

@@ -28,6 +28,57 @@ class LinenFn:
         return f"{type(self.model).__name__}({kwargs})"
 
 
+class NnxFn:
+    """An NNX model as a function of its parameters; made by `nnx_fn`."""
+
+    def __init__(self, model: Any) -> None:
+        from flax import nnx
+
+        alone = nnx.clone(model)  # the caller's stays in its mode
+        alone.eval()
+        parts = nnx.split(alone, nnx.Param, nnx.RngState, ...)
+        self._graph, _, self._rngs, self._state = parts
+        self.__qualname__ = f"{type(model).__name__}(eval mode)"  # for the convention
+
+    def __call__(self, params: PyTree, x: PyTree, model_state: PyTree | None = None) -> PyTree:
+        """Applies the model in eval mode; what it changes of its state is dropped."""
+        from flax import nnx
+
+        state = self._state if model_state is None else model_state
+        return nnx.merge(self._graph, params, self._rngs, state)(x)
+
+    def split(self, model: Any) -> dict[str, PyTree]:
+        """The arguments of the hook's call: `hook(step, **f.split(model))`.
+
+        Returns:
+          "params", the state of all `nnx.Param`, and "model_state", that of all else but random
+          number generators: the running statistics.
+        """
+        from flax import nnx
+
+        _, params, _, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        return {"params": params, "model_state": state}
+
+
+def nnx_fn(model: Any) -> NnxFn:
+    """Makes a function of the parameters alone from a Flax NNX model.
+
+        f = nnx_fn(model)
+        hook = NTKHook(f, probe, every_steps=100, writer=writer)
+        ...
+        hook(step, **f.split(model))
+
+    Args:
+      model: the module; a copy of it is switched to eval mode (BatchNorm takes its running
+        statistics, dropout is off), and the model itself is left as it is.
+
+    Returns:
+      `f(params, x, model_state=None)`, with the method `split` that takes both out of the model
+      as it is at a step. Without a model_state it is that of the model given here.
+    """
+    return NnxFn(model)
+
+
 def linen_fn(model: Any, **kwargs: Any) -> LinenFn:
     """Makes a function of the parameters alone from a Flax Linen model.
 

@@ -1,0 +1,233 @@
+"""The parts of the page that are no charts: key numbers, pictures, layers, tables, what failed."""
+
+import html
+import io
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ntk_train.report.charts import data_uri, shown
+from ntk_train.report.curves import layer_series
+from ntk_train.report.read import Run, Series
+
+_PICTURES = {
+    "spectrum": "Spectrum",
+    "eigenvalues": "Histogram of the eigenvalues",
+    "kernel": "Kernel, by class",
+    "change": "Change",
+    "layers": "Layers",
+}
+
+
+def key_numbers(run: Run, prefix: str) -> str:
+    """The numbers at the last step, large; with what they were at the first."""
+    tiles = []
+    for name, text in (
+        ("condition_number", "condition number"),
+        ("lambda_max", "largest eigenvalue"),
+        ("effective_rank", "effective rank"),
+        ("relative_change", "relative change"),
+        ("kernel_target_alignment", "alignment with labels"),
+        ("learning_rate_ratio", "rate over critical"),
+    ):
+        series = run.scalars.get(f"{prefix}/{name}")
+        if series is None or not series.finite().steps.size:
+            continue
+        finite = series.finite()
+        bound = run.scalars.get(f"{prefix}/condition_is_lower_bound")
+        is_bound = name == "condition_number" and bound is not None and bound.last > 0
+        was = f"was {shown(finite.values[0], False)}" if len(finite.values) > 1 else ""
+        value = ("≥ " if is_bound else "") + shown(finite.last, False)
+        tiles.append(f"<div><dt>{text}</dt><dd>{value}<small>{was}</small></dd></div>")
+    return f'<dl class="tiles">{"".join(tiles)}</dl>'
+
+
+def pictures(run: Run, prefix: str, most: int) -> str:
+    """The pictures of some steps, the first and the last among them, with one slider for all."""
+    figures, own = [], {}
+    for tag, frames in sorted(run.images.items(), key=_picture_order):
+        start, _, name = tag.rpartition("/")
+        if start == prefix:
+            own[name] = frames
+    steps = _some(sorted(set().union(*own.values())), most)
+    for name, frames in own.items():
+        # The latest stands first: without the script it is the one in sight.
+        shown_steps = [step for step in steps if step in frames][::-1] or [max(frames)]
+        title = html.escape(_PICTURES.get(name, name.replace("_", " ")))
+        # Ours have their title within.
+        caption = "" if name in _PICTURES else f"<figcaption><h3>{title}</h3></figcaption>"
+        shots = "".join(
+            f'<img alt="{title}, step {step}" data-step="{step}" '
+            f'class="{"on" if step == shown_steps[0] else ""}" '
+            f'src="{data_uri(smaller(frames[step]))}">'
+            for step in shown_steps
+        )
+        figures.append(
+            f'<figure class="pictures">{caption}'
+            f'<div class="frames" tabindex="0">{shots}</div></figure>'
+        )
+    if not figures:
+        return ""
+    slider = (
+        f'<label class="slider" data-steps="{" ".join(map(str, steps))}">step '
+        f'<output>{steps[-1]:,}</output><input type="range" min="0" max="{len(steps) - 1}" '
+        f'value="{len(steps) - 1}" step="1"></label>'
+    )
+    return (
+        f'<section class="gallery"><header><h2>Pictures</h2>{slider if len(steps) > 1 else ""}'
+        f'</header><div class="grid">{"".join(figures)}</div></section>'
+    )
+
+
+def _picture_order(item: tuple[str, Any]) -> tuple[int, str]:
+    name = item[0].rpartition("/")[2]
+    return (list(_PICTURES).index(name) if name in _PICTURES else len(_PICTURES), name)
+
+
+def _some(steps: list[int], most: int) -> list[int]:
+    places = np.linspace(0, len(steps) - 1, min(most, len(steps))).round().astype(int)
+    return [steps[i] for i in dict.fromkeys(places.tolist())]
+
+
+def smaller(png: bytes) -> bytes:
+    """The picture in 256 colours, where pillow is installed and that is smaller."""
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        return png
+    out = io.BytesIO()
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    # Not the median cut, which gives up thin lines of a colour of their own.
+    few = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(out, "PNG", optimize=True)
+    return min(png, out.getvalue(), key=len)
+
+
+def layers(run: Run, prefix: str) -> str:
+    """A table of the layers at the last step, with bars of their shares of the trace."""
+    shares = layer_series(run, prefix, "trace_share")
+    if not shares:
+        return ""
+    keys = {"lambda_max": "largest eigenvalue", "alignment": "alignment"}
+    keys["centred_alignment"] = "centred"
+    columns = {key: layer_series(run, prefix, key) for key in keys}
+    columns = {key: column for key, column in columns.items() if column}
+    most = max([np.nan_to_num(s.values).max() for s in shares.values()]) or 1.0
+    rows = []
+    for name, series in shares.items():
+        first, last = (float(np.nan_to_num(series.values[i])) / most * 100 for i in (0, -1))
+        bar = (
+            f'<span class="bar"><span style="width:{last:.1f}%"></span>'
+            f'<i style="left:{first:.1f}%"></i></span>'
+        )
+        cells = "".join(
+            f"<td>{shown(column[name].last, False) if name in column else '-'}</td>"
+            for column in columns.values()
+        )
+        share = shown(series.last, True)
+        rows.append(f"<tr><th>{html.escape(name)}</th><td>{bar}</td><td>{share}</td>{cells}</tr>")
+    heads = "".join(f"<th>{keys[key]}</th>" for key in columns)
+    step = max(series.steps[-1] for series in shares.values())
+    return (
+        f'<section><h2>Layers at step {step:,}</h2><p class="note">Share of the trace; the mark is '
+        f'where it was at first.</p><div class="wide"><table class="layers"><thead><tr>'
+        f'<th>layer</th><th class="bars">share of the trace</th><th></th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def convention(run: Run, prefix: str) -> str:
+    """The convention, which is a table in Markdown, as one in HTML."""
+    text = run.texts.get(f"{prefix}/convention")
+    if text is None:
+        return (
+            '<p class="note">No convention was logged for this kernel: its numbers compare with '
+            "no others.</p>"
+        )
+    rows = [[cell.strip() for cell in line.strip("| ").split("|", 1)] for line in text.splitlines()]
+    body = [row for row in rows[1:] if len(row) == 2 and not re.fullmatch(r"[-:| ]*", row[1])]
+    return table(body) if body else f"<pre>{html.escape(text)}</pre>"
+
+
+def settings(run: Run) -> str:
+    """The config, flattened."""
+    if run.config is None:
+        return '<p class="note">There is no config.json, as the trainer writes it.</p>'
+    return table(list(_flat(run.config)))
+
+
+def _flat(config: Mapping[str, Any], start: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{start}{key}.")
+        else:
+            yield f"{start}{key}", str(value)
+
+
+def all_numbers(run: Run) -> str:
+    """Every scalar: first, last, least and largest."""
+    rows = []
+    for tag in sorted(run.scalars):
+        series = run.scalars[tag]
+        finite = series.finite().values
+        found = [series.values[0], series.last]
+        found += [finite.min(), finite.max()] if finite.size else [np.nan] * 2
+        rows.append([tag, str(len(series.steps)), *(shown(float(value), False) for value in found)])
+    heads = ["tag", "points", "first", "last", "least", "largest"]
+    return f'<div class="wide">{table(rows, heads)}</div>'
+
+
+def table(rows: Iterable[Iterable[str]], heads: Iterable[str] = ()) -> str:
+    """Rows as a table, the first cell of each as its head."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    body = []
+    for first, *rest in rows:
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
+        body.append(f"<tr><th>{html.escape(first)}</th>{cells}</tr>")
+    return (
+        f'<table class="values">{f"<thead><tr>{head}</tr></thead>" if head else ""}'
+        f"<tbody>{''.join(body)}</tbody></table>"
+    )
+
+
+def failures(run: Run) -> list[str]:
+    """What went wrong, one sentence each: files, measurements, numbers."""
+    found = list(run.problems)
+    for prefix in run.kernels:
+        series = run.scalars.get(f"{prefix}/failures")
+        if series is not None and series.last > 0:
+            grew = series.steps[np.flatnonzero(np.diff(series.values, prepend=0) > 0)]
+            found.append(
+                f"{prefix}: {series.last:.0f} measurements or writes failed, first noticed at "
+                f"step{'s' if len(grew) > 1 else ''} {_list(grew)}; the run's log says why."
+            )
+        measured = run.scalars[f"{prefix}/lambda_max"]
+        zero = measured.steps[measured.values == 0]
+        if len(zero):
+            found.append(f"{prefix}: the kernel was zero at step {_list(zero)}.")
+        bound = run.scalars.get(f"{prefix}/condition_is_lower_bound")
+        if bound is not None and np.any(bound.values > 0):
+            count = int(np.sum(bound.values > 0))
+            found.append(
+                f"{prefix}: at {count} of {len(bound.steps)} steps the smallest eigenvalue lies "
+                "below the noise floor, so the condition number is a lower bound there."
+            )
+    for tag, series in run.scalars.items():
+        if tag.endswith("loss") and not np.isfinite(series.values).all():
+            bad = series.steps[~np.isfinite(series.values)]
+            found.append(f"{tag} was NaN or infinite at step {_list(bad)}.")
+    return found
+
+
+def _list(steps: np.ndarray) -> str:
+    shown_steps = [f"{step:,}" for step in steps[:5]]
+    return ", ".join(shown_steps) + (f" and {len(steps) - 5} more" if len(steps) > 5 else "")
+
+
+def last_of(series: Series | None, percent: bool) -> str | None:
+    """The last finite value as text, None if there is none."""
+    if series is None or not series.finite().steps.size:
+        return None
+    return shown(series.finite().last, percent)

@@ -1,0 +1,96 @@
+"""Event files as a run: each number once for each step, whoever wrote it and however often."""
+
+import numpy as np
+import pytest
+
+from ntk_train.monitor import tensorboard_writer
+from ntk_train.report import ReportError, read_run
+from ntk_train.spectrum import kernel_spectrum
+from tests.report.run import CONVENTION, kernel_at, make_run, write_steps
+
+
+def clu_writer(folder):
+    metric_writers = pytest.importorskip("clu.metric_writers")
+    return metric_writers.create_default_writer(str(folder), asynchronous=False)
+
+
+@pytest.mark.parametrize("make_writer", [tensorboard_writer, clu_writer])
+def test_what_was_written_is_read_by_whichever_writer(make_writer, tmp_path):
+    writer = make_writer(tmp_path)
+    write_steps(writer, [0, 5])
+    writer.close()
+    run = read_run(tmp_path)
+    found = run.scalars["ntk/lambda_max"]
+    assert found.steps.tolist() == [0, 5]
+    expected = [kernel_spectrum(kernel_at(step)).lambda_max for step in (0, 5)]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-6)
+    assert np.isnan(run.scalars["ntk/kernel_velocity"].values[0])
+    assert run.scalars["ntk/layer/Block/Dense_1/trace_share"].last == pytest.approx(0.75)
+    assert run.histograms["ntk/log10_eigenvalues"][5][:, 2].sum() == 6
+    assert run.images["ntk/spectrum"][5].startswith(b"\x89PNG")
+    assert run.texts["ntk/convention"] == CONVENTION
+    assert (run.kernels, run.config, run.problems) == (("ntk",), None, ())
+    assert run.step_range == (0, 5)
+
+
+def test_a_resumed_run_takes_back_the_steps_after_its_checkpoint(tmp_path):
+    for i, (steps, value) in enumerate([([0, 5, 10, 15], 1.0), ([10, 12], 2.0)]):
+        writer = tensorboard_writer(tmp_path)
+        writer.write_scalars(0 if i == 0 else 10, {"only/once": value})
+        for step in steps:
+            names = ("ntk/lambda_max", "ntk/condition_number")
+            writer.write_scalars(step, dict.fromkeys(names, value * 100 + step))
+        writer.close()
+        (file,) = set(tmp_path.glob("*tfevents*")) - set(tmp_path.glob("*tfevents.0*"))
+        # Names are in the order of the seconds in which the files were begun.
+        file.rename(tmp_path / f"events.out.tfevents.0{i}")
+    run = read_run(tmp_path)
+    series = run.scalars["ntk/lambda_max"]
+    assert series.steps.tolist() == [0, 5, 10, 12]
+    assert series.values.tolist() == [100, 105, 210, 212]
+    assert run.num_files == 2
+
+
+def test_several_kernels_are_told_apart_from_their_layers(tmp_path):
+    writer = tensorboard_writer(tmp_path)
+    for prefix in ("ntk/test", "ntk/train"):
+        write_steps(writer, [0], prefix=prefix)
+    writer.close()
+    assert read_run(tmp_path).kernels == ("ntk/test", "ntk/train")
+
+
+@pytest.mark.parametrize("lost", [1, 3, 5, 400])
+def test_a_file_that_ends_within_a_record_is_read_up_to_there(lost, tmp_path):
+    folder = make_run(tmp_path, steps=[0, 5, 10], picture=False)
+    (file,) = folder.glob("*tfevents*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-lost])
+    run = read_run(folder)
+    assert run.scalars["ntk/lambda_max"].steps.tolist()[:2] == [0, 5]
+    (problem,) = run.problems
+    assert "ends within a record" in problem
+
+
+def test_what_is_no_event_file_is_said(tmp_path):
+    folder = make_run(tmp_path)
+    (folder / "events.out.tfevents.9").write_bytes(b"something else, and long enough")
+    (folder / "config.json").write_text("{")
+    damaged, config = read_run(folder).problems
+    assert "tfevents.9 is damaged" in damaged
+    assert config.startswith("config.json could not be read")
+
+
+def test_errors_name_the_argument_and_the_remedy(tmp_path):
+    with pytest.raises(ReportError, match=r"WORKDIR .*missing is no folder"):
+        read_run(tmp_path / "missing")
+    with pytest.raises(ReportError, match=r"holds no event files .* --workdir of the run"):
+        read_run(tmp_path)
+    (tmp_path / "below").mkdir()
+    make_run(tmp_path / "below")
+    with pytest.raises(ReportError, match=r"There are some in .*below: name one of these"):
+        read_run(tmp_path)
+    writer = tensorboard_writer(tmp_path)
+    writer.write_scalars(0, {"train_loss": 1.0})
+    writer.close()
+    with pytest.raises(ReportError, match=r"scalars: train_loss\).*Give the hook the writer"):
+        read_run(tmp_path)
