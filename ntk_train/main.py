@@ -9,7 +9,7 @@ The first two are the same, the third is `ntk_train.data.commands`, the last
 `ntk_train.report.commands`, which needs no more than tensorboard. `--config.<field>=<value>` sets
 a field of the config. Started again with the same `--workdir`, a run goes on from its last
 checkpoint. SIGTERM, as a cluster sends it, ends a run as Ctrl-C does: what is measured is written.
-With `--distributed` each process of a cluster reads its part of every batch; they share one workdir.
+With `--distributed` each process of a cluster reads its part of every batch, for one workdir.
 """
 
 import ast

@@ -38,7 +38,7 @@ class NnxFn:
         alone.eval()
         parts = nnx.split(alone, nnx.Param, nnx.RngState, ...)
         self._graph, _, self._rngs, self._state = parts
-        self.__qualname__ = f"{type(model).__name__}(eval mode)"  # for the convention
+        self._name = type(model).__name__
 
     def __call__(self, params: PyTree, x: PyTree, model_state: PyTree | None = None) -> PyTree:
         """Applies the model in eval mode; what it changes of its state is dropped."""
@@ -46,6 +46,10 @@ class NnxFn:
 
         state = self._state if model_state is None else model_state
         return nnx.merge(self._graph, params, self._rngs, state)(x)
+
+    def __str__(self) -> str:
+        """Names the model's class and its mode, for the convention."""
+        return f"{self._name}(eval mode)"
 
     def split(self, model: Any) -> dict[str, PyTree]:
         """The arguments of the hook's call: `hook(step, **f.split(model))`.

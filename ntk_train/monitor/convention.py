@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, KernelProblem
-from ntk_train.monitor.adapters import LinenFn
+from ntk_train.monitor.adapters import LinenFn, NnxFn
 from ntk_train.spectrum.convention import Convention as Convention
 
 # Relative rounding error of a product where the accelerator rounds its factors. CPUs do not.
@@ -41,7 +41,7 @@ def convention_of(
     independent = "independent (BatchNorm, if any, in eval mode)"
     chosen = options["outputs"]
     return Convention(
-        function=str(f) if isinstance(f, LinenFn) else _name(f),
+        function=str(f) if isinstance(f, (LinenFn, NnxFn)) else _name(f),
         outputs=chosen if isinstance(chosen, str) else "chosen logits",
         examples=independent if problem.batched else "coupled (as by BatchNorm in train mode)",
         parameters=parameters,

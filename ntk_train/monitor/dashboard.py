@@ -11,8 +11,8 @@ import importlib.util
 import re
 from typing import Any
 
-# Title and tags of each chart, after the prefix; a probe's name may stand between the two. Axes are
-# linear at first, so together is only what is of one size.
+# Title and tags of each chart, after the prefix and the name of a further probe. Axes are linear at
+# first, so together is only what is of one size.
 _CHARTS = (
     ("Largest eigenvalue", "lambda_max"),
     ("Smallest eigenvalue and noise floor", "lambda_min|noise_floor"),
@@ -32,8 +32,8 @@ _CHARTS = (
     ("Rotation of the top space, radians", "rotation|rotation_since_previous"),
     ("Learning rate over the critical one", "learning_rate_ratio"),
     ("Critical learning rate", "critical_learning_rate"),
-    ("Layers: share of the trace", "layer/.+/trace_share"),
-    ("Layers: largest eigenvalue", "layer/.+/lambda_max"),
+    ("Layers: share of the trace", "_layers/.+/trace_share"),
+    ("Layers: largest eigenvalue", "_layers/.+/lambda_max"),
     ("Cost: share of the run's time", "time_share"),
     ("Cost: seconds", "seconds"),
     ("Failures", "failures"),
@@ -56,8 +56,11 @@ def layout(prefix: str = "ntk") -> Any:
         lines = layout_pb2.MultilineChartContent(tag=[pattern])
         return layout_pb2.Chart(title=title, multiline=lines)
 
-    start = f"^{re.escape(prefix)}/([^/]+/)?"
-    kernel = [chart(title, f"{start}({names})$") for title, names in _CHARTS]
+    start = f"^{re.escape(prefix)}(_[^/]+)?"
+    kernel = [
+        chart(title, f"{start}{names}$" if names.startswith("_") else f"{start}/({names})$")
+        for title, names in _CHARTS
+    ]
     training = [chart(title, f"^{pattern}$") for title, pattern in _TRAINING]
     title = "NTK" if prefix == "ntk" else f"NTK: {prefix}"
     return layout_pb2.Layout(

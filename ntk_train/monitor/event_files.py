@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from ntk_train.monitor.dashboard import write_layout
-
 _HISTOGRAM_BINS = 30  # as TensorFlow's summaries have
 
 
@@ -119,19 +117,16 @@ class TensorBoardWriter:
         self._writer.close()
 
 
-def tensorboard_writer(logdir: str | os.PathLike[str], *, prefix: str = "ntk") -> TensorBoardWriter:
-    """Makes a `TensorBoardWriter` and writes the layout of "Custom Scalars" first.
+def tensorboard_writer(logdir: str | os.PathLike[str]) -> TensorBoardWriter:
+    """Makes a `TensorBoardWriter`.
 
     Args:
       logdir: the folder of the run; each writer makes an event file of its own in it.
-      prefix: of the hook's tags.
 
     Raises:
       ModuleNotFoundError: tensorboardX is not installed.
     """
-    writer = TensorBoardWriter(logdir)
-    write_layout(writer, prefix)
-    return writer
+    return TensorBoardWriter(logdir)
 
 
 def _plain(value: Any) -> bool | float | str:

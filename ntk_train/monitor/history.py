@@ -1,6 +1,6 @@
 """The numbers of a run by step, in bounded memory, for pictures of curves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 class History:
@@ -20,6 +20,10 @@ class History:
     def __len__(self) -> int:
         """The number of steps held."""
         return len(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[int, Mapping[str, float]]]:
+        """Steps and their numbers by name."""
+        return iter(self._entries)
 
     def append(self, step: int, scalars: Mapping[str, float]) -> None:
         """Adds the numbers of a step, by their names without a prefix."""

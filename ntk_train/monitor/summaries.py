@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_train.monitor.dashboard import write_layout
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
 from ntk_train.monitor.measure import Measurement
@@ -25,21 +26,10 @@ from ntk_train.spectrum import Convention
 _log = logging.getLogger(__name__)
 
 
-def pictures_of(
-    measurement: Measurement,
-    labels: np.ndarray | None,  # noqa: ARG001
-    history: History,  # noqa: ARG001
-) -> dict[str, np.ndarray]:
-    """The pictures of a measurement, uint8 [height, width, 3] by name.
+def _pictures_of(*args: Any) -> Mapping[str, np.ndarray]:
+    from ntk_train.monitor.pictures import pictures_of  # matplotlib may not be there
 
-    Args:
-      measurement: the last one.
-      labels: of the probe, or None.
-      history: the numbers up to this step.
-    """
-    from ntk_train.monitor.pictures import spectrum_picture
-
-    return {"spectrum": spectrum_picture(measurement.spectrum, f"step {measurement.step}")}
+    return pictures_of(*args)
 
 
 class Summaries:
@@ -50,7 +40,8 @@ class Summaries:
       prefix: of the tags.
       labels: of the probe, for pictures.
       pictures: whether to draw.
-      hparams: whether to write the convention as hparams too.
+      hparams: whether to write what a run has once: the convention as hparams too, and the layout
+        of TensorBoard's tab "Custom Scalars".
       failures: where failures are counted.
     """
 
@@ -69,7 +60,7 @@ class Summaries:
         self._labels = labels
         self._pictures = pictures and importlib.util.find_spec("matplotlib") is not None
         if pictures and not self._pictures:
-            _log.info("No pictures of the spectrum: pip install 'ntk_train[plot]' for them.")
+            _log.info("No pictures of the kernel: pip install 'ntk_train[plot]' for them.")
         self._hparams = hparams
         self._failures = failures
         self._announced: Convention | None = None
@@ -94,6 +85,8 @@ class Summaries:
         """
         if self._writer is None:
             return
+        if self._measured == 0:
+            self._begin()
         step, spectrum = found.step, found.spectrum
         self._attempt("write_scalars", step, lambda: scalars)
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
@@ -130,14 +123,21 @@ class Summaries:
         found, self._undrawn = self._undrawn, None
         if found is not None and self._pictures:
             self._attempt(
-                "write_images", found.step, lambda: pictures_of(found, self._labels, self._history)
+                "write_images",
+                found.step,
+                lambda: _pictures_of(found, self._labels, list(self._history)),
             )
+
+    def _begin(self) -> None:
+        """Writes what concerns the run as a whole."""
+        if self._hparams:
+            self._try("write_summaries", lambda: write_layout(self._writer, self._prefix))
 
     def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
         """Writes what a function makes, which may fail too."""
         self._try(kind, lambda: getattr(self._writer, kind)(step, self._tags(values())))
 
-    def _try(self, kind: str, write: Callable[[], None]) -> None:
+    def _try(self, kind: str, write: Callable[[], Any]) -> None:
         try:
             write()
         except Exception as error:  # the writer is not ours, and training must go on

@@ -147,7 +147,7 @@ def _condition(run: Run, prefix: str) -> Chart:
 
 def layer_series(run: Run, prefix: str, key: str) -> dict[str, Series]:
     """The numbers of one key by layer, in the order in which they were logged."""
-    start, end = f"{prefix}/layer/", f"/{key}"
+    start, end = f"{prefix}_layers/", f"/{key}"
     return {
         tag.removeprefix(start).removesuffix(end): series
         for tag, series in run.scalars.items()

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from ntk_train.data import check_probes, save_probes
 from ntk_train.data.pipeline import eval_batches, train_batches
 from ntk_train.errors import NTKError
-from ntk_train.monitor import HookSet
+from ntk_train.monitor import HookSet, write_layout
 from ntk_train.train import config as configs
 from ntk_train.train.checkpoint import Checkpoints
 from ntk_train.train.placement import Placement
@@ -81,6 +81,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
         if hook is not None:
             stack.callback(hook.close)
             hook.prepare(**placement.here(_variables(state)))
+        if lead:
+            write_layout(writer)
         if int(state.step) == 0:  # writers take hparams once, also over interruptions
             writer.write_hparams(_hparams(config, setup, hook))
         return _Run(config, setup, placement, writer, checkpoints, hook, state).run()

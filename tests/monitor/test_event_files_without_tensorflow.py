@@ -75,19 +75,25 @@ def logged_names():
     return [*found.scalars(), "seconds", "time_share", "failures"]
 
 
-@pytest.mark.parametrize("probe", ["", "test/"])
+def tag(probe, name):
+    if name.startswith("layer/"):
+        return f"ntk{probe}_layers/{name.removeprefix('layer/')}"
+    return f"ntk{probe}/{name}"
+
+
+@pytest.mark.parametrize("probe", ["", "_test"])
 def test_the_layout_has_a_chart_for_all_that_is_logged(probe):
     kernel, training = layout("ntk").category
     patterns = {chart.title: chart.multiline.tag[0] for chart in kernel.chart}
     left = {"power_law_first", "power_law_last"}  # where the fit lies, in its picture
     for name in logged_names():
-        charts = [t for t, pattern in patterns.items() if re.match(pattern, f"ntk/{probe}{name}")]
+        charts = [t for t, pattern in patterns.items() if re.match(pattern, tag(probe, name))]
         layers_alignment = name.startswith("layer/") and "alignment" in name
         assert len(charts) == (0 if name in left or layers_alignment else 1), name
     for pattern in patterns.values():
-        names = [f"ntk/{probe}{name}" for name in logged_names()]
+        names = [tag(probe, name) for name in logged_names()]
         assert any(re.match(pattern, name) for name in names), pattern
-        assert not re.match(pattern, "ntk_other/trace")
+        assert not re.match(pattern, "other/trace")
     assert any(re.match(chart.multiline.tag[0], "train_loss") for chart in training.chart)
 
 

@@ -25,7 +25,7 @@ def test_what_was_written_is_read_by_whichever_writer(make_writer, tmp_path):
     expected = [kernel_spectrum(kernel_at(step)).lambda_max for step in (0, 5)]
     np.testing.assert_allclose(found.values, expected, rtol=1e-6)
     assert np.isnan(run.scalars["ntk/kernel_velocity"].values[0])
-    assert run.scalars["ntk/layer/Block/Dense_1/trace_share"].last == pytest.approx(0.75)
+    assert run.scalars["ntk_layers/Block/Dense_1/trace_share"].last == pytest.approx(0.75)
     assert run.histograms["ntk/log10_eigenvalues"][5][:, 2].sum() == 6
     assert run.images["ntk/spectrum"][5].startswith(b"\x89PNG")
     assert run.texts["ntk/convention"] == CONVENTION
