@@ -26,6 +26,13 @@ from ntk_train.spectrum import Convention
 _log = logging.getLogger(__name__)
 
 
+def tag_of(name: str, prefix: str = "ntk") -> str:
+    """The tag of a number: those of layers are a group of their own."""
+    if name.startswith("layer/"):
+        return f"{prefix}_layers/{name.removeprefix('layer/')}"
+    return f"{prefix}/{name}"
+
+
 def _pictures_of(*args: Any) -> Mapping[str, np.ndarray]:
     from ntk_train.monitor.pictures import pictures_of  # matplotlib may not be there
 
@@ -144,9 +151,4 @@ class Summaries:
             self._failures.of_writing(kind, error)
 
     def _tags(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {self._tag(name): value for name, value in values.items()}
-
-    def _tag(self, name: str) -> str:
-        if name.startswith("layer/"):
-            return f"{self._prefix}_layers/{name.removeprefix('layer/')}"
-        return f"{self._prefix}/{name}"
+        return {tag_of(name, self._prefix): value for name, value in values.items()}

@@ -14,6 +14,7 @@ from tensorboard.util import tensor_util
 
 from ntk_train.monitor import tensorboard_writer, write_layout
 from ntk_train.monitor.dashboard import layout
+from ntk_train.monitor.summaries import tag_of
 from ntk_train.spectrum import ReferenceKernels, SquaredLoss, Training, diagnose
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -50,7 +51,6 @@ def test_every_kind_of_summary_is_read_back(tmp_path):
     assert "none" not in found
     assert found["text/text_summary"][1][0][1].ravel()[0] == b"| a |"
     assert found["_hparams_/session_start_info"][0] == "hparams"
-    assert found["custom_scalars__config__"][0] == "custom_scalars"
 
 
 def test_two_writers_of_one_second_do_not_overwrite_each_other(tmp_path):
@@ -75,23 +75,19 @@ def logged_names():
     return [*found.scalars(), "seconds", "time_share", "failures"]
 
 
-def tag(probe, name):
-    if name.startswith("layer/"):
-        return f"ntk{probe}_layers/{name.removeprefix('layer/')}"
-    return f"ntk{probe}/{name}"
-
-
 @pytest.mark.parametrize("probe", ["", "_test"])
 def test_the_layout_has_a_chart_for_all_that_is_logged(probe):
     kernel, training = layout("ntk").category
     patterns = {chart.title: chart.multiline.tag[0] for chart in kernel.chart}
     left = {"power_law_first", "power_law_last"}  # where the fit lies, in its picture
     for name in logged_names():
-        charts = [t for t, pattern in patterns.items() if re.match(pattern, tag(probe, name))]
+        charts = [
+            t for t, pattern in patterns.items() if re.match(pattern, tag_of(name, f"ntk{probe}"))
+        ]
         layers_alignment = name.startswith("layer/") and "alignment" in name
         assert len(charts) == (0 if name in left or layers_alignment else 1), name
     for pattern in patterns.values():
-        names = [tag(probe, name) for name in logged_names()]
+        names = [tag_of(name, f"ntk{probe}") for name in logged_names()]
         assert any(re.match(pattern, name) for name in names), pattern
         assert not re.match(pattern, "other/trace")
     assert any(re.match(chart.multiline.tag[0], "train_loss") for chart in training.chart)
@@ -151,4 +147,5 @@ print(hook.latest.spectrum.lambda_max, hook.failures)
     assert found["ntk/lambda_max"][1][-1][1] == pytest.approx(float(lambda_max), rel=1e-6)
     assert found["ntk/log10_eigenvalues"][0] == "histograms"
     assert found["ntk/spectrum"][0] == "images"
+    assert found["custom_scalars__config__"][0] == "custom_scalars"
     assert b"| num outputs | 2 |" in found["ntk/convention/text_summary"][1][0][1].ravel()[0]
