@@ -25,6 +25,12 @@ _GPU = (
 )  # fmt: skip
 
 
+_OVERHEAD = (
+    "network", "batch", "device", "way", "step, ms: median", "90th percentile", "99th", "longest",
+    "kernel, ms", "measurements", "in all, %", "beyond the kernel, %", "spread without hook, %",
+)  # fmt: skip
+
+
 def page(folder: pathlib.Path = RESULTS) -> str:
     """The text of the page."""
     parts = [
@@ -33,6 +39,7 @@ def page(folder: pathlib.Path = RESULTS) -> str:
         "[experiments/results](../experiments/results); each section says how its data was made.",
         *_implementations(*load_table(folder / "benchmark_implementations")),
         *_gpu(*load_table(folder / "benchmark_gpu")),
+        *_overhead(*load_table(folder / "benchmark_overhead")),
         *_agreement(*load_table(folder / "compare_neural_tangents")),
     ]
     return "\n\n".join(parts) + "\n"
@@ -122,6 +129,25 @@ def _card(origin: Mapping[str, Any]) -> str:
 def _is_shown(row: Row) -> bool:
     """Whether the row is more than the reference itself."""
     return row["precision"] != "float64" or bool(row["relative_error"])
+
+
+def _overhead(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    columns = (
+        "network", "batch", "device", "way", "median_ms", "p90_ms", "p99_ms", "max_ms", "kernel_ms",
+        "measurements", "overhead_percent", "beyond_kernel_percent", "spread_percent",
+    )  # fmt: skip
+    probe, every = rows[0]["probe"], rows[0]["every"]
+    return [
+        "## What the hook costs a training loop",
+        f"Traced kernels of {probe} images every {every} steps, with and without the hook in turns:"
+        " as it is, waited for by the loop, and bounded by `max_overhead=0.01`. In per cent of the "
+        "time without it: all that the loop took longer, and what of that is not the time of the "
+        "kernel itself. Less than the spread of the rounds without a hook is noise.",
+        _table(_OVERHEAD, [[row[column] for column in columns] for row in rows]),
+        _made(rows, origins),
+    ]
 
 
 def _agreement(rows: Sequence[Row], origin: Mapping[str, Any]) -> list[str]:
