@@ -269,10 +269,11 @@ class _Run:
 
     def _measure(self, step: int, *, evaluates: bool) -> None:
         """Evaluates if asked to, lets the hook decide for itself, and has a row of it printed."""
+        if evaluates or (self._hook is not None and self._due(step, self._config.ntk.every_steps)):
+            self._show(wait=True)  # before the next measurement takes the place of the last
         evaluation = self._evaluate(step) if evaluates else None
         begun = self._run_hook(step)
         if evaluation is not None or begun:
-            self._show(wait=True)
             self._row = Row(step, self._loss, evaluation)
             self._show(wait=not begun)
 

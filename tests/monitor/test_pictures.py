@@ -3,12 +3,15 @@
 import dataclasses
 import threading
 
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import pytest
 
-from ntk_train.monitor.pictures import change_picture, kernel_picture, pictures_of
+from ntk_train import NTKHook
+from ntk_train.monitor.pictures import change_picture, kernel_picture, layers_picture, pictures_of
 from ntk_train.monitor.pictures.canvas import number, shortened
+from ntk_train.monitor.pictures.gallery import layers_of
 from ntk_train.monitor.pictures.heatmap import _cosines, _order
 from ntk_train.spectrum import Diagnostics, ReferenceKernels, Spectrum, diagnose
 from ntk_train.spectrum.layers import LayerDiagnostics
@@ -19,11 +22,16 @@ class Measured:
     step: int
     kernel: np.ndarray
     diagnostics: Diagnostics
-    layers: dict | None = None
 
 
 def measured(kernel, layers=None, **kwargs):
-    return Measured(5, kernel, diagnose(kernel, step=5, **kwargs), layers)
+    found = diagnose(kernel, step=5, **kwargs)
+    numbers = {
+        f"layer/{name}/{key}": value
+        for name, layer in (layers or {}).items()
+        for key, value in layer.scalars().items()
+    }
+    return Measured(5, kernel, dataclasses.replace(found, values={**found.values, **numbers}))
 
 
 def gram(n, seed=0):
@@ -53,7 +61,8 @@ CASES = {
 def test_pictures_of_any_kernel(case):
     measurement, labels = CASES[case]
     pictures = pictures_of(measurement, labels)
-    layers = {"layers"} if measurement.layers else set()
+    of_layers = any(name.startswith("layer/") for name in measurement.diagnostics.values)
+    layers = {"layers"} if of_layers else set()
     assert set(pictures) == {"spectrum", "eigenvalues", "kernel"} | layers
     for name, picture in pictures.items():
         assert picture.dtype == np.uint8, name
@@ -64,14 +73,21 @@ def test_pictures_of_any_kernel(case):
         assert picture.min() < 120, f"{name} is empty"
 
 
-def test_layers_are_also_taken_from_the_numbers():
-    kernel = gram(4)
-    found = diagnose(kernel, layers={"a": kernel / 2, "b/c": kernel / 2})
-    drawn = pictures_of(Measured(5, kernel, found))["layers"]
-    half = LayerDiagnostics(0.5, np.linalg.eigvalsh(kernel)[-1] / 2)
-    given = pictures_of(Measured(5, kernel, found, {"a": half, "b/c": half}))["layers"]
-    np.testing.assert_array_equal(drawn, given)
-    assert "layers" not in pictures_of(measured(kernel))
+def test_layers_of_a_hook_are_drawn():
+    found = []
+    hook = NTKHook(
+        lambda params, x: jnp.tanh(x @ params["a"]["w"]) @ params["b"]["w"],
+        jnp.sin(jnp.arange(12.0)).reshape(4, 3),
+        on_steps=[0],
+        per_layer=True,
+        stop_when=lambda measurement: found.append(measurement),
+    )
+    with hook:
+        hook(0, params={"a": {"w": jnp.ones((3, 5))}, "b": {"w": jnp.ones((5, 1))}})
+    drawn = layers_of(found[0].diagnostics.scalars())
+    assert set(drawn) == set(found[0].layers) == {"a", "b"}
+    want = layers_picture(drawn, "Layers, step 0")
+    np.testing.assert_array_equal(pictures_of(found[0])["layers"][0], want)
 
 
 def test_the_change_is_drawn_from_the_second_kernel_on():

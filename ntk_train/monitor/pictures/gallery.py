@@ -16,7 +16,7 @@ from ntk_train.spectrum.layers import LayerDiagnostics
 
 @runtime_checkable
 class Pictured(Protocol):
-    """What is drawn: a `Measurement`; one with `layers` has them drawn too."""
+    """What is drawn: a `Measurement`, say."""
 
     @property
     def step(self) -> int:
@@ -39,9 +39,7 @@ def pictures_of(
     """Draws the spectrum, its histogram, the kernel, its change and its layers.
 
     Args:
-      measurement: the kernel of a step and its numbers. Where it has `layers`, records of
-        `ntk_train.spectrum.layers` by name, or its diagnostics have numbers of layers, these are
-        drawn.
+      measurement: the kernel of a step and its numbers, those of layers too if there are some.
       labels: classes of the probe [N] or targets [N, O], which put the kernel in order.
       history: numbers of earlier steps, by the names of `Diagnostics.scalars`, for the curve of
         the change. Those of this measurement are added.
@@ -64,7 +62,7 @@ def pictures_of(
     change = change_picture([*past, (step, values)], f"Change, to step {step}")
     if change is not None:
         pictures["change"] = change
-    layers = getattr(measurement, "layers", None) or layers_of(values)
+    layers = layers_of(values)
     if layers:
         pictures["layers"] = layers_picture(layers, f"Layers, step {step}")
     return {name: picture[None] for name, picture in pictures.items()}
