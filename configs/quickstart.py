@@ -33,6 +33,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.log_every_steps = 5
     config.eval_every_steps = config.ntk.every_steps = 25
     config.checkpoint_every_steps = 100
+    config.ntk.per_layer, config.ntk.probes = True, ("train", "test")
     if arg == "ten":
         config.dataset.kwargs.classes = None
         config.optimizer.learning_rate = 1e-2

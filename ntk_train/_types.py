@@ -88,4 +88,4 @@ class KernelProblem:
     layout: KernelLayout
     batched: bool
     precision: str | None
-    memory_budget: float | None = None
+    memory_budget: float | int | None = None

@@ -89,7 +89,7 @@ def explain(
     outputs: Any = "full",
     batched: bool = True,
     param_filter: ParamFilter | None = None,
-    memory_budget: float | None = None,
+    memory_budget: float | int | None = None,
 ) -> Explanation:
     """Says how the kernel of the same arguments to `ntk_train.ntk` is computed.
 

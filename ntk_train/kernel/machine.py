@@ -57,7 +57,7 @@ class Cost(NamedTuple):
         return self.operations + machine.balance * self.moved
 
 
-def this_machine(memory_budget: float | None = None) -> Machine:
+def this_machine(memory_budget: float | int | None = None) -> Machine:
     """The kind of device that JAX computes on by default.
 
     Args:

@@ -36,7 +36,7 @@ def make_problem(
     batched: bool,
     precision: str | None,
     param_filter: ParamFilter | None,
-    memory_budget: float | None = None,
+    memory_budget: float | int | None = None,
 ) -> KernelProblem:
     """Checks the arguments of `ntk_train.ntk`, which documents them, and poses the kernel."""
     if not callable(f):

@@ -38,7 +38,7 @@ def ntk(
     precision: str | None = "highest",
     param_filter: ParamFilter | None = None,
     per_layer: bool | Callable[[str], str] = False,
-    memory_budget: float | None = None,
+    memory_budget: float | int | None = None,
     strict: bool = False,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
