@@ -96,7 +96,7 @@ class Checkpoints:
             return {name: ReferenceKernels.from_dict(arrays) for name, arrays in kept.items()}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
             _log.warning("%s cannot be read, the kernel's change starts anew: %s", path, error)
             return {}
 

@@ -62,7 +62,10 @@ def changes(config: ConfigDict, path: pathlib.Path) -> str:
     if not path.exists():
         return ""
     # Through JSON both, so that tuples and lists compare equal.
-    old = flat_hparams(json.loads(path.read_text()))
+    try:
+        old = flat_hparams(json.loads(path.read_text()))
+    except ValueError as error:  # cut off when a run was killed; what it says is a warning only
+        return f"{path.name} cannot be read: {error}"
     new = flat_hparams(json.loads(config.to_json_best_effort()))
     return ", ".join(
         f"{name} was {old.get(name)} and is {new.get(name)}"

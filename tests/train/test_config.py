@@ -60,6 +60,8 @@ def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
     config.optimizer.learning_rate = 0.5
     assert configs.changes(config, path) == "optimizer/learning_rate was 0.003 and is 0.5"
     assert configs.changes(config, tmp_path / "missing.json") == ""
+    path.write_text(path.read_text()[:40])
+    assert configs.changes(config, path).startswith("config.json cannot be read: ")
 
 
 @pytest.mark.parametrize(

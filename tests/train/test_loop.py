@@ -123,9 +123,10 @@ def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
     )
 
 
-def test_damaged_references_start_anew(finished, tmp_path, caplog):
+@pytest.mark.parametrize("content", [b"no archive", b""])
+def test_damaged_references_start_anew(content, tmp_path, caplog):
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
-        (tmp_path / "ntk_references_6.npz").write_bytes(b"no archive")
+        (tmp_path / "ntk_references_6.npz").write_bytes(content)
         assert checkpoints.restore_references(6) == {}
         assert checkpoints.restore_references(5) == {}
     assert "ntk_references_6.npz cannot be read" in caplog.text
