@@ -12,6 +12,16 @@ def out_of_memory(error: BaseException) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
+class DonatedError(RuntimeError):
+    """Memory ran out, and the parameters are no longer there to try again with less.
+
+    It was counted when memory ran out, and the next measurement takes less: no reason to give up.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("memory ran out, and params had been donated when that showed")
+
+
 class Failures:
     """Counts failures of measurements and of writing; of use from several threads.
 
@@ -43,21 +53,22 @@ class Failures:
 
     def of_measurement(self, step: Any, error: Exception) -> None:
         """A measurement did not come out."""
-        with self._lock:
-            self.count += 1
-            self._in_a_row += 1
+        if not isinstance(error, DonatedError):
+            with self._lock:
+                self.count += 1
+                self._in_a_row += 1
         remedy = ""
         if out_of_memory(error):
             remedy = " Out of memory: use fewer probe inputs, outputs='trace' or a lower precision."
         _log.warning(
             "No kernel at step %s in %s (failure %d, training goes on): %s: %s%s",
-            step,
+            _text_of(step),
             self.name,
             self.count,
             type(error).__name__,
             error,
             remedy,
-            exc_info=error if self.count == 1 else None,
+            exc_info=error if self.count == 1 and error.__traceback__ else None,
         )
         if self.gave_up:
             _log.warning("The hook gives up after %d failures in a row.", self._max_in_a_row)
@@ -91,3 +102,11 @@ class Failures:
                 type(error).__name__,
                 error,
             )
+
+
+def _text_of(step: Any) -> str:
+    """A step as text, which a counter on the device has no longer when it has been donated."""
+    try:
+        return str(step)
+    except Exception:
+        return f"<{type(step).__name__} without a value>"

@@ -1,6 +1,10 @@
 """The numbers of a run by step, in bounded memory, for pictures of curves."""
 
+import math
 from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 
 
 class History:
@@ -40,3 +44,29 @@ class History:
     def names(self) -> list[str]:
         """The names of all numbers, in the order in which they first came."""
         return list(dict.fromkeys(name for _, scalars in self._entries for name in scalars))
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """Plain arrays, for a checkpoint: steps [T], names [S], and values [T, S] in float64."""
+        names = self.names()
+        rows = [[scalars.get(name, math.nan) for name in names] for _, scalars in self]
+        return {
+            "steps": np.array([step for step, _ in self], np.int64),
+            "names": np.array(names, np.str_),
+            "values": np.array(rows, np.float64).reshape(len(self), len(names)),
+        }
+
+    @classmethod
+    def from_dict(cls, arrays: Mapping[str, Any]) -> "History":
+        """What `to_dict` wrote, without the numbers that are NaN, which no curve shows.
+
+        Raises:
+          KeyError: an entry is missing.
+        """
+        history = cls()
+        for step, row in zip(arrays["steps"], arrays["values"], strict=True):
+            named = zip(arrays["names"], row, strict=True)
+            history.append(
+                int(step),
+                {str(name): float(value) for name, value in named if not math.isnan(value)},
+            )
+        return history

@@ -151,8 +151,9 @@ class NTKHook:
             measurer=Measurer(labels, training, references),
             failures=self._failures,
             name=f"{prefix}-worker",
-            begun=lambda: self.overhead.begin(),
+            begun=self._begun,
             ended=self._ended,
+            lost=self.lose,
         )
         self._latest: Measurement | None = None
         self._stop_when = stop_when
@@ -184,6 +185,11 @@ class NTKHook:
     def failures(self) -> int:
         """How many measurements and writes have failed so far, and were survived."""
         return self._failures.count
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether too many measurements in a row have failed, so that there will be no more."""
+        return self._failures.gave_up
 
     @property
     def should_stop(self) -> bool:
@@ -250,12 +256,10 @@ class NTKHook:
         try:
             self._pipeline.follow(params, model_state)  # to compile beside the first steps
             if due:
-                asked = Asked(step, params, model_state, learning_rate)
-                self._pipeline.begin(asked)
+                return self._pipeline.begin(Asked(step, params, model_state, learning_rate))
         except Exception as error:
             self.lose(step, error)
-            return False
-        return due
+        return False
 
     def prepare(
         self, *, params: PyTree, model_state: Mapping[str, PyTree] | None = None
@@ -273,20 +277,34 @@ class NTKHook:
         return self._pipeline.prepare(params, model_state).convention
 
     def wait(self, timeout: float | int | None = None) -> bool:
-        """Waits until nothing is under way, so many seconds at most; whether that is so."""
+        """Waits until nothing is under way; whether that is so.
+
+        Args:
+          timeout: seconds at most. None for as long as a kernel takes; for a writer that hangs, a
+            minute.
+        """
         return self._pipeline.wait(timeout)
 
     def close(self, timeout: float | int = 60) -> None:
         """Finishes what is under way and flushes the writer, which stays the caller's.
 
         Args:
-          timeout: seconds after which a measurement that is not done is given up, and said to be.
+          timeout: seconds after which a measurement that is not done is given up, and said to be;
+            it writes no more then, so that the writer may be closed.
         """
-        if not self.wait(timeout):
-            _log.warning("A measurement of %s took over %g s and is lost.", self._name, timeout)
+        deadline = time.monotonic() + timeout
+        if self.wait(timeout):
+            self._pipeline.wait_for_compilation(max(0.0, deadline - time.monotonic()))
+            self._summaries.finish()
             return
-        self._pipeline.wait_for_compilation(timeout)
-        self._summaries.finish()
+        _log.warning(
+            "The measurement of %s at step %s took over %g s and is lost, but for what of it has "
+            "been written.",
+            self._name,
+            self._pipeline.step,
+            timeout,
+        )
+        self._summaries.abandon()
 
     def __enter__(self) -> "NTKHook":
         """Returns itself."""
@@ -312,23 +330,28 @@ class NTKHook:
             number, count = int(step), float(self._failures.count)
             self._pipeline.after(lambda: self._summaries.scalar(number, "failures", count))
 
+    def _begun(self) -> None:
+        self._summaries.reopen()
+        self.overhead.begin()
+
     def _ended(self, outcome: Outcome) -> None:
         """On the worker: what came of a measurement is kept and written."""
-        seconds, start = 0.0, time.perf_counter()
+        start = time.perf_counter()
         try:
             if outcome.found is not None:
                 self._failures.success()
-                self._latest = outcome.found
+                first, self._latest = self._latest is None, outcome.found
                 self._consider(outcome.found)
-                self._write(outcome.found, outcome.convention, outcome.blocked)
-                seconds = outcome.found.seconds + time.perf_counter() - start
+                # The first is all there is: the share would be that of other hooks.
+                share = None if first else self.overhead.share(outcome.found.seconds)
+                self._write(outcome.found, outcome.convention, outcome.blocked, share)
             elif outcome.error is not None:
                 self._failures.of_measurement(outcome.step, outcome.error)
                 self._summaries.scalar(outcome.step, "failures", float(self._failures.count))
         except Exception as error:
             self._failures.of_writing("The summary", error)
         finally:
-            self.overhead.end(seconds)
+            self.overhead.end(outcome.seconds + time.perf_counter() - start)
 
     def _consider(self, found: Measurement) -> None:
         """Asks whether to stop."""
@@ -345,7 +368,9 @@ class NTKHook:
             _log.warning("%s asks to stop: %s.", self._name, self._stop_reason)
             self._summaries.text(found.step, "stop_reason", self._stop_reason)
 
-    def _write(self, found: Measurement, convention: Convention, blocked: float) -> None:
+    def _write(
+        self, found: Measurement, convention: Convention, blocked: float, share: float | None
+    ) -> None:
         numbers = found.diagnostics.scalars()
         self.history.append(found.step, numbers)
         own = {
@@ -354,7 +379,6 @@ class NTKHook:
             "blocked_seconds": blocked,
             "failures": float(self._failures.count),
         }
-        share = self.overhead.share(found.seconds)
         if share is not None:
             own["time_share"] = share
         self._summaries.write(found, convention, numbers | own, self.history)

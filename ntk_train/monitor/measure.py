@@ -109,7 +109,7 @@ class Measurer:
         _warn_of_coupling(fetched.coupling)
         references = self._comparable(step, fetched.kernel, program.convention)
         training = self._training_at(step, rate)
-        with one_blas_thread():
+        with one_blas_thread() as waited:
             found = diagnose(
                 fetched.kernel,
                 program.convention,
@@ -129,7 +129,7 @@ class Measurer:
             self.references = ReferenceKernels.start(fetched.kernel, step, program.convention)
         else:
             self.references = references.advance(fetched.kernel, step, program.convention)
-        seconds = fetched.seconds + time.perf_counter() - start
+        seconds = fetched.seconds + time.perf_counter() - start - waited
         return Measurement(step, fetched.kernel, found, seconds, fetched.seconds)
 
     def _comparable(

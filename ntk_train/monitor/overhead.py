@@ -3,7 +3,8 @@
     share = (seconds of all measurements) / (seconds since the first one began)
 
 The seconds of a measurement are all that it takes, on the device and on the host, beside the loop
-or in its way; so the share is an upper bound of what the run is slowed down by.
+or in its way, whether it comes out or fails; so the share is an upper bound of what the run is
+slowed down by.
 """
 
 import contextlib
@@ -63,7 +64,7 @@ class Overhead:
     def share(self, seconds: float) -> float | None:
         """The share of the time so far, with a measurement under way that has taken so long.
 
-        None in the first measurement, which is all there is.
+        None where no other has ended, as it is all there is then.
         """
         if not self._spent or self._started is None:
             return None

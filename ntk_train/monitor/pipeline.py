@@ -8,11 +8,14 @@ half of it and tried again, until there is nothing to halve: at once where dispa
 the next call where that shows later, as a program is traced in the loop's thread, whose JAX
 contexts it needs. Parameters that have been donated by then are lost, and the next measurement is
 made with less.
+
+The loop waits for a kernel as long as that takes, and for a writer that hangs a minute at a time.
 """
 
 import dataclasses
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,14 +24,17 @@ import jax
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.monitor.convention import Convention
-from ntk_train.monitor.failures import Failures, out_of_memory
+from ntk_train.monitor.failures import DonatedError, Failures, out_of_memory
 from ntk_train.monitor.measure import Measurement, Measurer, Rate
 from ntk_train.monitor.memory import MemoryBudget
-from ntk_train.monitor.program import KernelProgram, PendingKernel, signature
+from ntk_train.monitor.program import KernelProgram, PendingKernel, donated, signature
 from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import ReferenceKernels
 
 _log = logging.getLogger(__name__)
+
+# To write a measurement, pictures included, takes a second or two; file systems stall for some ten.
+_SECONDS_TO_WRITE = 60.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,6 +64,7 @@ class Outcome:
       found: the measurement; None where it failed.
       error: why it failed; None where it did not, or where it is to be tried again.
       blocked: seconds for which the loop was held up.
+      seconds: that it took on device and host, whatever came of it.
     """
 
     step: int
@@ -65,6 +72,7 @@ class Outcome:
     found: Measurement | None
     error: Exception | None
     blocked: float
+    seconds: float
 
 
 class Pipeline:
@@ -80,6 +88,7 @@ class Pipeline:
       name: of the worker's thread.
       begun: called in the loop's thread when a kernel is under way.
       ended: called on the worker with what came of it; handles its own exceptions.
+      lost: called in the loop's thread with a step whose kernel could not be tried again, and why.
     """
 
     def __init__(
@@ -94,6 +103,7 @@ class Pipeline:
         name: str,
         begun: Callable[[], None],
         ended: Callable[[Outcome], None],
+        lost: Callable[[int, Exception], None],
     ) -> None:
         self._trace = functools.partial(KernelProgram, f, probe, with_logits=with_logits)
         self._options = options
@@ -102,6 +112,10 @@ class Pipeline:
         self._worker = Worker(name)
         self._begun = begun
         self._ended = ended
+        self._lost = lost
+        self._measured = threading.Event()  # what is under way, though perhaps not written yet
+        self._measured.set()
+        self._step: int | None = None
         self._program: KernelProgram | None = None
         self._memory = MemoryBudget()
         self._again: Asked | None = None  # what ran out of memory and is to be tried with less
@@ -117,6 +131,11 @@ class Pipeline:
         return self._measurer.references
 
     @property
+    def step(self) -> int | None:
+        """Of the measurement that is under way, or was last; None before the first."""
+        return self._step
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way or to be tried again."""
         return self._worker.idle and self._again is None
@@ -130,7 +149,7 @@ class Pipeline:
         budget = self._memory.bytes
         if self._program is not None:
             same = self._program.signature == signature((params, model_state))
-            if same and self._program.budget == budget:
+            if same and self._program.budget == budget and not self._program.cancelled:
                 return self._program
             if not same:
                 _log.warning(
@@ -146,34 +165,66 @@ class Pipeline:
         if self._program is None or self._program.budget != self._memory.bytes:
             self.prepare(params, model_state)
 
-    def begin(self, asked: Asked) -> None:
+    def begin(self, asked: Asked) -> bool:
         """Starts a measurement, after the one under way; what it was given may be donated then.
+
+        Returns:
+          Whether it was started: not while the writer hangs, nor where there is no thread for it;
+          it is counted as failed then.
 
         Raises:
           KernelInputError, DtypeError: as `ntk_train.ntk`.
           JaxRuntimeError: the kernel could not be compiled or dispatched.
         """
         start = time.perf_counter()
-        self.wait()
+        if not self.wait():
+            late = f"step {self._step} has not been written within {_SECONDS_TO_WRITE:g} s"
+            self._failures.of_measurement(asked.step, TimeoutError(late))
+            return False
         pending = self._start(asked)
         rate = asked.rate
         if isinstance(rate, jax.Array):  # it may be donated to the next step with its optimizer
             rate = jax.device_put(rate, may_alias=False)
         self._begun()
         blocked = time.perf_counter() - start
-        self._worker.start(functools.partial(self._finish, asked.step, pending, rate, blocked))
+        self._step = asked.step
+        self._measured.clear()
+        try:
+            self._worker.start(functools.partial(self._finish, asked.step, pending, rate, blocked))
+        except RuntimeError as error:  # the system has no thread left
+            self._measured.set()
+            convention = pending.program.convention
+            self._ended(Outcome(asked.step, convention, None, error, blocked, blocked))
+            return False
+        return True
 
     def after(self, job: Callable[[], None]) -> None:
-        """Does something on the worker, after what is under way."""
-        self._worker.start(job)
+        """Does something short after what is under way; not at all while the writer hangs."""
+        if self._is_free(None):
+            try:
+                self._worker.start(job)
+            except RuntimeError:  # the system has no thread left
+                job()
 
     def wait(self, timeout: float | int | None = None) -> bool:
-        """Waits until nothing is under way, so many seconds at most; whether that is so."""
-        done = self._worker.wait(timeout)
+        """Waits until nothing is under way; whether that is so.
+
+        Args:
+          timeout: seconds at most. None for as long as kernels take, and a minute for the writer.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        done = self._is_free(deadline)
         while done and self._again is not None:
             self._try_again()
-            done = self._worker.wait(timeout)
+            done = self._is_free(deadline)
         return done
+
+    def _is_free(self, deadline: float | None) -> bool:
+        """Waits for the worker; whether it is idle."""
+        if deadline is not None:
+            return self._worker.wait(max(0.0, deadline - time.monotonic()))
+        self._measured.wait()
+        return self._worker.wait(_SECONDS_TO_WRITE)
 
     def wait_for_compilation(self, timeout: float | int) -> None:
         """Waits until nothing is being compiled, so many seconds at most."""
@@ -205,14 +256,13 @@ class Pipeline:
         again, self._again = self._again, None
         if again is None:
             return
+        if donated((again.params, again.model_state)):  # since it was found to be worth a try
+            self._lost(again.step, DonatedError())
+            return
         try:
             self.begin(again)
         except Exception as error:  # a diagnostic never ends a training run
-            convention = self.convention
-            assert convention is not None
-            self._begun()
-            outcome = Outcome(again.step, convention, None, error, 0.0)
-            self.after(functools.partial(self._ended, outcome))
+            self._lost(again.step, error)
 
     def _finish(self, step: int, pending: PendingKernel, rate: Rate | None, blocked: float) -> None:
         """On the worker: from the pending kernel to its outcome."""
@@ -223,6 +273,12 @@ class Pipeline:
             failure = error
             if self._takes_less(step, pending.program, error):
                 arguments = pending.arguments()
-                if arguments is not None:
+                if arguments is None:
+                    failure = DonatedError()
+                else:
                     self._again, failure = Asked(step, *arguments, rate), None
-        self._ended(Outcome(step, pending.program.convention, found, failure, blocked))
+        finally:
+            self._measured.set()
+        seconds = pending.seconds if found is None else found.seconds
+        convention = pending.program.convention
+        self._ended(Outcome(step, convention, found, failure, blocked, seconds))

@@ -10,7 +10,9 @@ single hook; TensorBoard shows the others as groups beside it.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -23,6 +25,8 @@ from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.hook import NTKHook
 from ntk_train.monitor.measure import Measurement, Rate
 from ntk_train.spectrum import ReferenceKernels
+
+_log = logging.getLogger(__name__)
 
 
 class HookSet(Mapping[str, NTKHook]):
@@ -70,6 +74,8 @@ class HookSet(Mapping[str, NTKHook]):
         learning_rate: Rate | None = None,
     ) -> bool:
         """As of each hook; returns whether one has begun a measurement."""
+        if all(hook.gave_up for hook in self._hooks.values()):
+            return False  # without waiting for a step on the device
         try:
             number = int(step)
             due = self.first.schedule.due(number, t)
@@ -127,14 +133,20 @@ class HookSet(Mapping[str, NTKHook]):
         return all(hook.idle for hook in self._hooks.values())
 
     def wait(self, timeout: float | int | None = None) -> bool:
-        """Waits for all, for each so many seconds at most; whether nothing is under way."""
-        return all([hook.wait(timeout) for hook in self._hooks.values()])
+        """Waits for all, so many seconds at most together; whether nothing is under way."""
+        left = (lambda: None) if timeout is None else _countdown(timeout)
+        return all([hook.wait(left()) for hook in self._hooks.values()])
 
     def close(self, timeout: float | int = 60) -> None:
-        """Closes all."""
+        """Closes all; `timeout` is that of all together."""
+        left = _countdown(timeout)
+
+        def close(hook: NTKHook) -> None:
+            hook.close(left())
+
         with contextlib.ExitStack() as stack:
             for hook in self._hooks.values():
-                stack.callback(hook.close, timeout)
+                stack.callback(close, hook)
 
     def __enter__(self) -> "HookSet":
         """Returns itself."""
@@ -170,9 +182,16 @@ def hooks_for(
       **options: of `NTKHook`, for all; `write_hparams` for the first alone.
 
     Raises:
-      KernelInputError: there is no probe, or labels for one that there is not; or as `NTKHook`.
+      KernelInputError: there is no probe, or labels for one that there is not, or one has the name
+        of another group of tags; or as `NTKHook`.
     """
     labels, references = labels or {}, references or {}
+    _check_names(list(probes))
+    dropped = sorted(references.keys() - probes.keys())
+    if dropped:
+        _log.warning(
+            "There are references of %s, which is no probe here: those curves end.", dropped
+        )
     unknown = sorted(labels.keys() - probes.keys())
     if unknown:
         msg = f"labels has {unknown}; probes has {list(probes)}. Take the names of the probes."
@@ -190,6 +209,25 @@ def hooks_for(
             **{**options, **own},
         )
     return HookSet(hooks)
+
+
+def _check_names(names: list[str]) -> None:
+    """Refuses names that make one group of tags of two.
+
+    Raises:
+      KernelInputError: a probe is called "layers", or as another one's layers.
+    """
+    taken = {"layers"} | {f"{name}_layers" for name in names[1:]}
+    clash = sorted(taken.intersection(names))
+    if clash:
+        msg = f"probes has {clash}, the group of the numbers by layer. Take another name."
+        raise KernelInputError(msg)
+
+
+def _countdown(timeout: float | int) -> Callable[[], float]:
+    """What is left of so many seconds, whenever it is called."""
+    deadline = time.monotonic() + timeout
+    return lambda: max(0.0, deadline - time.monotonic())
 
 
 def split_by_class(probe: PyTree, labels: Any, name: str = "class_{}") -> dict[str, PyTree]:

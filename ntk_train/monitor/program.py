@@ -138,6 +138,11 @@ class KernelProgram:
         )
 
     @property
+    def cancelled(self) -> bool:
+        """Whether `wait` has cancelled some of its compilation: it can never run."""
+        return any(future.cancelled() for future in self._futures())
+
+    @property
     def temporary_bytes(self) -> int | None:
         """What the compiled program takes beside its arguments; None where that is not known."""
         if not self._kernel.done() or self._kernel.cancelled() or self._kernel.exception():
@@ -191,6 +196,7 @@ class PendingKernel:
         self.program = program
         self._arrays = arrays
         self._running = running
+        self._started: float | None = None  # when the device began with it
 
     def fetch(self) -> FetchedKernel:
         """Waits for the kernel and copies it to the host; to be called once.
@@ -206,9 +212,9 @@ class PendingKernel:
             running = self.program._run(self._arrays)
         mark, outputs, coupling = running
         jax.block_until_ready(mark)  # the steps that were still under way are no time of the kernel
-        start = time.perf_counter()
+        self._started = time.perf_counter()
         found = jax.device_get(outputs)
-        seconds = time.perf_counter() - start
+        seconds = self.seconds
         self._arrays = []  # copies are not kept any longer
         return FetchedKernel(
             kernel=found["kernel"],
@@ -218,9 +224,14 @@ class PendingKernel:
             seconds=seconds,
         )
 
+    @property
+    def seconds(self) -> float:
+        """Since the device began with it; 0 before."""
+        return 0.0 if self._started is None else time.perf_counter() - self._started
+
     def arguments(self) -> tuple[PyTree, PyTree] | None:
         """Parameters and model state, to try again; None where they have been donated."""
-        if any(leaf.is_deleted() for leaf in self._arrays):
+        if donated(self._arrays):
             return None
         return self.program._unflatten(self._arrays)
 
@@ -230,6 +241,12 @@ def signature(tree: PyTree) -> Any:
     arrays, static, treedef = _split(tree)
     kinds = [(leaf.shape, leaf.dtype, leaf.sharding) for leaf in arrays]
     return treedef, kinds, [id(leaf) for leaf in static]
+
+
+def donated(tree: PyTree) -> bool:
+    """Whether an array of a tree has been donated, so that nobody can read it any more."""
+    leaves = jax.tree.leaves(tree)
+    return any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves)
 
 
 _ARRAY = object()

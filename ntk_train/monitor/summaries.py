@@ -10,6 +10,7 @@ Pictures take a hundred times as long as the numbers, and TensorBoard shows ten 
 are drawn of the first, second, third, fifth, ninth, ... measurement, and at the end of the last.
 """
 
+import contextlib
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping
@@ -21,9 +22,13 @@ from ntk_train.monitor.dashboard import write_layout
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
 from ntk_train.monitor.measure import Measurement
+from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import Convention
 
 _log = logging.getLogger(__name__)
+
+# After a measurement that took too long; most writers need less than one.
+_SECONDS_TO_FLUSH = 10.0
 
 
 def tag_of(name: str, prefix: str = "ntk") -> str:
@@ -74,6 +79,7 @@ class Summaries:
         self._measured = 0  # measurements written so far
         self._undrawn: Measurement | None = None  # the last one, if it has no pictures
         self._history = History()
+        self._open = True  # False from a close that was too early until the next measurement
 
     def write(
         self,
@@ -124,7 +130,27 @@ class Summaries:
         """Draws the last measurement, if it is not yet, and flushes the writer."""
         if self._writer is not None:
             self._draw()
-            self._try("flush", self._writer.flush)
+            self._flush()
+
+    def abandon(self) -> None:
+        """Flushes the writer, and drops what a late measurement would still write."""
+        self._open = False
+        if self._writer is None:
+            return
+        flushing = Worker("ntk-flush")  # as it may hang where the measurement does
+        with contextlib.suppress(RuntimeError):  # the system has no thread left
+            flushing.start(self._flush)
+            flushing.wait(_SECONDS_TO_FLUSH)
+
+    def reopen(self) -> None:
+        """Writes again, as of a measurement that was begun after all."""
+        self._open = True
+
+    def _flush(self) -> None:
+        try:
+            self._writer.flush()
+        except Exception as error:  # the writer is not ours, and training must go on
+            self._failures.of_writing("flush", error)
 
     def _draw(self) -> None:
         found, self._undrawn = self._undrawn, None
@@ -142,11 +168,18 @@ class Summaries:
 
     def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
         """Writes what a function makes, which may fail too."""
-        self._try(kind, lambda: getattr(self._writer, kind)(step, self._tags(values())))
+
+        def write() -> None:
+            tagged = self._tags(values())
+            if self._open:  # still, as pictures take a while
+                getattr(self._writer, kind)(step, tagged)
+
+        self._try(kind, write)
 
     def _try(self, kind: str, write: Callable[[], Any]) -> None:
         try:
-            write()
+            if self._open:
+                write()
         except Exception as error:  # the writer is not ours, and training must go on
             self._failures.of_writing(kind, error)
 

@@ -6,6 +6,7 @@ steps, and which steps are measured does not depend on how fast the host is.
 """
 
 import atexit
+import functools
 import logging
 import threading
 import time
@@ -31,7 +32,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._name = name
         self._thread: threading.Thread | None = None
-        atexit.register(_finish, weakref.ref(self))
+        _workers().add(self)
 
     @property
     def idle(self) -> bool:
@@ -44,13 +45,17 @@ class Worker:
 
         Args:
           job: handles its own exceptions.
+
+        Raises:
+          RuntimeError: the system has no thread left for it.
         """
         start = time.perf_counter()
         self.wait()
         waited = time.perf_counter() - start
         # A daemon: a writer that hangs must not keep the interpreter from ending.
-        self._thread = threading.Thread(target=job, name=self._name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=job, name=self._name, daemon=True)
+        self._thread = thread  # before it runs, as it may ask whether its worker is idle
+        thread.start()
         return waited
 
     def wait(self, timeout: float | int | None = None) -> bool:
@@ -61,7 +66,19 @@ class Worker:
         return self.idle
 
 
-def _finish(reference: "weakref.ref[Worker]") -> None:
-    worker = reference()
-    if worker is not None and not worker.wait(_SECONDS_AT_EXIT):
-        _log.warning("What the hook had under way was lost; close() the hook before the end.")
+@functools.cache
+def _workers() -> "weakref.WeakSet[Worker]":
+    """All that are alive. Made by the first, after JAX's own exit handlers, which run later then.
+
+    One for all, as the interpreter keeps what is registered with it for ever.
+    """
+    workers: weakref.WeakSet[Worker] = weakref.WeakSet()
+    atexit.register(_finish, workers)
+    return workers
+
+
+def _finish(workers: "weakref.WeakSet[Worker]") -> None:
+    deadline = time.monotonic() + _SECONDS_AT_EXIT
+    for worker in list(workers):
+        if not worker.wait(max(0.0, deadline - time.monotonic())):
+            _log.warning("What the hook had under way was lost; close() the hook before the end.")

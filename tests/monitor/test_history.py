@@ -1,5 +1,9 @@
 """The numbers of a run in bounded memory."""
 
+import io
+import math
+
+import numpy as np
 import pytest
 
 from ntk_train.monitor.history import History
@@ -25,3 +29,22 @@ def test_a_curve_has_the_steps_at_which_its_number_was_there():
     assert history.curve("b") == ([5], [3.0])
     assert history.curve("c") == ([], [])
     assert history.names() == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [[], [(0, {"a": 1.0 / 3})], [(0, {"a": 1.0, "n": math.nan}), (7, {"b": math.inf, "a": -0.0})]],
+)
+def test_a_history_comes_back_from_its_arrays_without_what_is_nan(entries):
+    history, file = History(), io.BytesIO()
+    for step, scalars in entries:
+        history.append(step, scalars)
+    np.savez(file, **history.to_dict())
+    file.seek(0)
+    with np.load(file) as arrays:
+        again = History.from_dict(arrays)
+    want = [
+        (step, {name: value for name, value in scalars.items() if not math.isnan(value)})
+        for step, scalars in entries
+    ]
+    assert list(again) == want

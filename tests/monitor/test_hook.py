@@ -334,6 +334,15 @@ def test_a_step_on_the_device_may_be_donated_and_a_wrong_one_is_survived(caplog)
     assert "No kernel at step [0 1]" in caplog.text
 
 
+def test_a_step_that_has_been_donated_is_survived(caplog):
+    hook, step = NTKHook(f, PROBE, every_steps=1), jnp.asarray(0)
+    jax.jit(lambda step: step + 1, donate_argnums=0)(step)
+    assert not hook(step, params=PARAMS)
+    assert "No kernel at step <ArrayImpl without a value> in ntk" in caplog.text
+    assert hook.failures == 1
+    assert hook(1, params=PARAMS)
+
+
 def test_model_state_cannot_replace_the_parameters():
     variables = Net().init(jax.random.key(0), PROBE, train=False)
     hook = NTKHook(linen_fn(Net(), train=False), PROBE, every_steps=1)

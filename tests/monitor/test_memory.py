@@ -118,6 +118,64 @@ def test_parameters_that_were_donated_are_lost_and_the_next_takes_less(monkeypat
     assert "at most 500 MB" in caplog.text
 
 
+class OutWhenFetched:
+    """The next kernels run out of memory when they are fetched, after `before` has been called."""
+
+    def __init__(self, monkeypatch, times=1, before=lambda: None):
+        get, left = jax.device_get, [None] * times
+
+        def late(x):
+            if not left:
+                return get(x)
+            left.pop()
+            before()
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: injected")
+
+        monkeypatch.setattr("ntk_train.monitor.program.jax.device_get", late)
+        monkeypatch.setattr(KernelProgram, "temporary_bytes", 10**9)
+
+
+def test_losing_donated_parameters_to_memory_ends_no_hook(monkeypatch, caplog):
+    writer, now = Recorder(), []
+    hook = NTKHook(f, PROBE, every_steps=1, max_failures=2, writer=writer, pictures=False)
+    donate = jax.jit(lambda p: jax.tree.map(jnp.sin, p), donate_argnums=0)
+    hook(0, params=PARAMS)
+    hook.wait()
+    OutWhenFetched(monkeypatch, 3, lambda: jax.block_until_ready(donate(now[-1])))
+    for step in (1, 2, 3):
+        now.append(jax.tree.map(jnp.copy, PARAMS))
+        assert hook(step, params=now[-1])
+        hook.wait()
+        assert not hook(step, params=PARAMS)  # compiles what takes less
+        for future in hook._pipeline._program._futures():
+            future.result()
+    assert hook.failures == 3
+    assert caplog.text.count("params had been donated") == 3
+    assert hook(4, params=PARAMS)
+    assert hook.latest.step == 4
+    assert "gives up" not in caplog.text
+    failures = [scalars["ntk/failures"] for _, scalars in writer.of("write_scalars")]
+    assert failures == [0, 1, 2, 3, 3]
+
+
+def test_what_is_donated_before_it_is_tried_again_was_lost_to_memory(monkeypatch, caplog):
+    hook = NTKHook(f, PROBE, every_steps=1, max_failures=1)
+    hook(0, params=PARAMS)
+    hook.wait()
+    OutWhenFetched(monkeypatch)
+    donated = jax.tree.map(jnp.copy, PARAMS)
+    assert hook(1, params=donated)
+    assert hook._pipeline._worker.wait(10)
+    jax.jit(lambda p: jax.tree.map(jnp.sin, p), donate_argnums=0)(donated)
+    assert hook.wait()
+    assert "No kernel at step 1" in caplog.text
+    assert "params had been donated" in caplog.text
+    assert "Array has been deleted" not in caplog.text
+    assert hook.failures == 1
+    assert hook(2, params=PARAMS)
+    assert hook.latest.step == 2
+
+
 def test_the_references_do_not_need_the_budget(monkeypatch):
     """It changes how a kernel is computed, not what it is: curves go on."""
     Exhausted(monkeypatch, "dispatch", 1e9)

@@ -1,5 +1,7 @@
 """Several probes at the same steps: each as if it were alone."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,46 @@ def test_a_stop_of_one_is_a_stop_of_all():
     assert hooks.stop_reason == "b: one example at step 3"
 
 
+def test_when_all_have_given_up_the_step_is_not_waited_for():
+    class OnTheDevice(int):
+        def __int__(self):
+            waited.append(self)
+            return int.__int__(self)
+
+    broken, waited = (lambda p, x: f(p, x) * 1j), []
+    hooks = hooks_for(broken, {"a": PROBE, "b": OTHER}, every_steps=1, max_failures=1)
+    assert not hooks(OnTheDevice(0), params=PARAMS)
+    assert [hook.gave_up for hook in hooks.values()] == [True, True]
+    assert waited == [0]
+    assert not hooks(OnTheDevice(1), params=PARAMS)
+    assert waited == [0]
+
+
+def test_the_time_to_wait_and_to_close_is_that_of_all_together(monkeypatch):
+    def slow(self, timeout):
+        given.append(timeout)
+        time.sleep(0.3)
+        return True
+
+    hooks, given = hooks_for(f, {"a": PROBE, "b": OTHER, "c": PROBE}, every_steps=1), []
+    for method in ("wait", "close"):
+        monkeypatch.setattr(NTKHook, method, slow)
+        getattr(hooks, method)(0.5)
+        first, second, third = given[-3:]
+        assert 0.4 < first <= 0.5
+        assert second <= 0.2
+        assert third == 0
+    monkeypatch.setattr(NTKHook, "wait", lambda self, timeout: timeout is None)
+    assert hooks.wait()
+
+
+def test_references_of_no_probe_are_named(caplog):
+    first = hooks_for(f, {"train": PROBE, "old": OTHER}, every_steps=1)
+    first(0, params=PARAMS)
+    hooks_for(f, {"train": PROBE, "test": OTHER}, every_steps=1, references=first.references)
+    assert "There are references of ['old'], which is no probe here" in caplog.text
+
+
 def test_a_probe_by_class():
     probes = split_by_class({"x": PROBE}, LABELS)
     assert list(probes) == ["class_0", "class_1", "class_2"]
@@ -111,6 +153,8 @@ def test_a_probe_by_class():
         (lambda: HookSet({}), "hooks is empty"),
         (lambda: hooks_for(f, {}, every_steps=1), "hooks is empty"),
         (lambda: hooks_for(f, {"a": PROBE}, labels={"b": LABELS}, every_steps=1), r"has \['b'\]"),
+        (lambda: hooks_for(f, {"a": PROBE, "layers": OTHER}, every_steps=1), r"has \['layers'\]"),
+        (lambda: hooks_for(f, dict.fromkeys(["a", "b", "b_layers"], PROBE), every_steps=1), "b_la"),
         (lambda: split_by_class(PROBE, LABELS[:3]), "one class, an integer, for each"),
         (lambda: split_by_class(PROBE, LABELS / 2), "one class, an integer, for each"),
     ],

@@ -1,9 +1,12 @@
 """The thread beside the loop: in order, one job at a time, and nothing hangs."""
 
+import atexit
+import gc
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 from ntk_train.monitor.worker import Worker
 
@@ -62,3 +65,12 @@ one.start(lambda: threading.Event().wait())
     assert done.returncode == 0
     assert "was lost" in done.stderr
     assert time.monotonic() - start < 50
+
+
+def test_the_interpreter_keeps_no_worker():
+    Worker("first")
+    registered = atexit._ncallbacks()
+    worker = weakref.ref(Worker("second"))
+    gc.collect()
+    assert worker() is None
+    assert atexit._ncallbacks() == registered

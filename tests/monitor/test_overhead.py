@@ -1,0 +1,61 @@
+"""What a measurement is charged: its own work, whether it comes out or not."""
+
+import threading
+import time
+
+import pytest
+
+from ntk_train import NTKHook
+from ntk_train.monitor import hooks_for
+from ntk_train.monitor.blas import one_blas_thread
+from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
+
+
+def test_waiting_for_the_linear_algebra_of_another_is_not_charged():
+    pytest.importorskip("threadpoolctl")
+    hook, held = NTKHook(f, PROBE, every_steps=1), threading.Event()
+
+    def other():
+        with one_blas_thread():
+            held.set()
+            time.sleep(2)
+
+    other = threading.Thread(target=other)
+    other.start()
+    held.wait()
+    start = time.perf_counter()
+    hook(0, params=PARAMS)
+    seconds = hook.latest.seconds
+    other.join()
+    assert time.perf_counter() - start > 1  # it has waited
+    assert seconds < 1
+
+
+def test_a_failed_measurement_is_charged(monkeypatch):
+    def fails(*args, **kwargs):
+        time.sleep(0.2)
+        raise ArithmeticError
+
+    monkeypatch.setattr("ntk_train.monitor.measure.diagnose", fails)
+    hook = NTKHook(f, PROBE, every_steps=1, max_overhead=0.01)
+    assert hook(0, 0.0, params=PARAMS)
+    hook.wait()
+    assert hook.failures == 1
+    assert not hook(1, 10.0, params=PARAMS)  # of the 20 s at least that 0.2 s ask for
+    assert hook(2, 1e9, params=PARAMS)
+    hook.wait()
+
+
+def test_no_hook_of_several_logs_a_share_of_its_first_measurement():
+    writer = Recorder()
+
+    def last(found):
+        return hooks["b"].wait() and False  # a ends after b
+
+    hooks = hooks_for(f, {"a": PROBE, "b": PROBE[:4]}, every_steps=1, writer=writer)
+    hooks["a"]._stop_when = last
+    for step in range(2):
+        hooks(step, params=PARAMS)
+        hooks.wait()
+    for tag in ("ntk/time_share", "ntk_b/time_share"):
+        assert [step for step, scalars in writer.of("write_scalars") if tag in scalars] == [1]
