@@ -20,8 +20,11 @@ import signal
 import sys
 from typing import Any, NoReturn
 
-_EXTRA = ("absl", "clu", "grain", "ml_collections", "orbax", "tensorboard", "tensorflow")
+_EXTRA = ("absl", "grain", "ml_collections", "orbax")
 """What the trainer imports and the rest of the library does not."""
+
+_WRITERS = (("clu", "tensorflow"), ("tensorboardX",))
+"""What writes its event files: all of one of these, the first if it is there."""
 
 
 def cli() -> None:
@@ -33,7 +36,9 @@ def cli() -> None:
         from ntk_train.report import commands as report
 
         sys.exit(report.main(sys.argv[2:]))
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    missing = [name for name in _EXTRA if not _installed(name)]
+    if not any(all(map(_installed, names)) for names in _WRITERS):
+        missing += [name for name in _WRITERS[0] if not _installed(name)]
     if missing:
         sys.exit(
             f"ntk-train: the trainer needs {', '.join(missing)}: pip install 'ntk_train[train]'"
@@ -53,6 +58,10 @@ def cli() -> None:
     flags.DEFINE_bool("distributed", False, "Whether this is one of several processes of a run.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(_main, flags_parser=_parse_flags)
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -80,9 +89,9 @@ def _main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:  # app.run sets INFO then
         logging.set_verbosity(logging.WARNING)  # the table is on the screen
     _keep_tensorflow_quiet()
-    if flags.FLAGS.distributed:
-        import jax
+    import jax
 
+    if flags.FLAGS.distributed:
         jax.distributed.initialize()  # Slurm, Open MPI, Kubernetes and TPUs tell it the others
 
     from ntk_train.errors import NTKError
@@ -98,8 +107,9 @@ def _main(argv: list[str]) -> None:
         print(f"\nInterrupted. The same command goes on from the last checkpoint in {workdir}, if")
         print("there is one, and from the start if not.")
         sys.exit(130)
-    print(f"\nDone, {int(state.step)} steps. TensorBoard files and checkpoints: {workdir}")
-    print(f"To open them:  tensorboard --logdir {workdir}")
+    if jax.process_index() == 0:
+        print(f"\nDone, {int(state.step)} steps. TensorBoard files and checkpoints: {workdir}")
+        print(f"To open them:  tensorboard --logdir {workdir}")
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
@@ -111,6 +121,8 @@ def _terminated(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
 
 def _keep_tensorflow_quiet() -> None:
     """Keeps TensorFlow, which only writes event files here, off the screen and the GPU."""
+    if not _installed("tensorflow"):
+        return
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself in two lines otherwise
 

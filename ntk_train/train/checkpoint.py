@@ -1,22 +1,20 @@
 """Checkpoints through Orbax: written now and then, restored bit for bit.
 
-Beside the states lie the kernels that later ones are compared with, as plain arrays: a run that
-goes on continues the curves of its kernel's change.
+Beside the states lies what is kept of their kernels, as plain arrays: a run that goes on continues
+the curves of its kernel's change, and one that its kernel has stopped is known to be.
 """
 
 import logging
 import pathlib
 import zipfile
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from ntk_train.spectrum import ReferenceKernels
 from ntk_train.train.config import ConfigError
+from ntk_train.train.kept import Kept
 from ntk_train.train.state import TrainState
 
 _log = logging.getLogger(__name__)
@@ -50,57 +48,43 @@ class Checkpoints:
         """Ends Orbax's threads."""
         self._manager.close()
 
-    def save(
-        self, state: TrainState, references: Mapping[str, ReferenceKernels] | None = None
-    ) -> pathlib.Path:
+    def save(self, state: TrainState, kept: Kept) -> pathlib.Path:
         """Saves the state under its own step, unless that is saved already; returns where.
 
         Args:
           state: of a step.
-          references: of each probe, by its name, at the same step.
+          kept: of the kernels up to that step.
         """
         step = int(state.step)
         if step not in self._manager.all_steps():
-            if references and jax.process_index() == 0:
-                self._save_references(references, step)
+            if kept.references and jax.process_index() == 0:
+                self._save_kept(kept, step)
             self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         return self._directory / str(step)
 
-    def _save_references(self, references: Mapping[str, ReferenceKernels], step: int) -> None:
-        """Writes them first, in one step: a checkpoint is never without those that it had."""
-        path = self._references(step)
+    def _save_kept(self, kept: Kept, step: int) -> None:
+        """Writes it first, in one step: a checkpoint is never without what was kept with it."""
+        path = self._companion(step)
         new = path.with_suffix(".new.npz")
-        arrays: dict[str, Any] = {
-            f"{name}/{key}": array
-            for name, kept in references.items()
-            for key, array in kept.to_dict().items()
-        }
-        np.savez(new, **arrays)
+        np.savez(new, **kept.to_dict())  # type: ignore[arg-type]
         new.replace(path)
-        kept = {self._references(number) for number in self._manager.all_steps()} | {path}
-        for old in set(path.parent.glob("ntk_references_*.npz")) - kept:
+        used = {self._companion(number) for number in self._manager.all_steps()} | {path}
+        for old in set(path.parent.glob("ntk_references_*.npz")) - used:
             old.unlink()
 
-    def restore_references(self, step: int) -> dict[str, ReferenceKernels]:
-        """The kernels kept with the state of a step, by the name of their probe.
-
-        Empty where there are none that can be read.
-        """
-        path = self._references(step)
-        kept: dict[str, dict[str, np.ndarray]] = {}
+    def restore_kept(self, step: int) -> Kept:
+        """What was kept with the state of a step; nothing where that cannot be read."""
+        path = self._companion(step)
         try:
             with np.load(path) as arrays:
-                for name, array in arrays.items():
-                    probe, _, key = name.rpartition("/")
-                    kept.setdefault(probe, {})[key] = array
-            return {name: ReferenceKernels.from_dict(arrays) for name, arrays in kept.items()}
+                return Kept.from_dict(arrays)
         except FileNotFoundError:
-            return {}
+            return Kept()
         except (OSError, EOFError, KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
             _log.warning("%s cannot be read, the kernel's change starts anew: %s", path, error)
-            return {}
+            return Kept()
 
-    def _references(self, step: int) -> pathlib.Path:
+    def _companion(self, step: int) -> pathlib.Path:
         return self._directory.parent / f"ntk_references_{step}.npz"
 
     def restore_latest(self, initial: TrainState) -> TrainState:

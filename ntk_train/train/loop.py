@@ -10,6 +10,10 @@ compared with.
 
 A run that is started again with the same folder goes on from its last checkpoint, with the same
 batches, and ends with the same parameters, bit for bit on a CPU, as if it had not been stopped.
+One that its kernel has stopped says so again, unless the bound was raised.
+
+Several processes do the same steps and measure the same kernels; the first one writes and prints,
+and decides for all whether to stop.
 """
 
 import contextlib
@@ -20,20 +24,21 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from clu import metric_writers, periodic_actions
 from ml_collections import ConfigDict
 
 from ntk_train.data import check_probes, save_probes
 from ntk_train.data.pipeline import eval_batches, train_batches
 from ntk_train.errors import NTKError
-from ntk_train.monitor import HookSet, write_layout
+from ntk_train.monitor import HookSet
 from ntk_train.train import config as configs
 from ntk_train.train.checkpoint import Checkpoints
+from ntk_train.train.kept import Kept, Stop
 from ntk_train.train.placement import Placement
 from ntk_train.train.progress import Progress
-from ntk_train.train.setup import Setup, make_hook, make_setup
+from ntk_train.train.setup import Setup, make_hook, make_setup, probe_checksums
 from ntk_train.train.state import TrainState
 from ntk_train.train.step import Batch, Metrics, evaluate, make_eval_step, make_train_step
+from ntk_train.train.writing import NoWriter, flush, make_report, make_writer, write_charts
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +56,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
         that it holds already is continued.
 
     Returns:
-      The state after the last step.
+      The state after the last step, or after the one at which its kernel stopped the run.
 
     Raises:
       ConfigError: a value of the config is at fault, or does not fit the run in `workdir`.
@@ -75,14 +80,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> Train
                 _warn_of_changes(config, workdir / "config.json")
             configs.save_config(config, workdir / "config.json")
             _keep_probes(setup, workdir / "probe.json", resumed=int(state.step) > 0)
-        writer = metric_writers.create_default_writer(str(workdir), just_logging=not lead)
+        kept = checkpoints.restore_kept(int(state.step))
+        if kept.stop is not None and kept.stop.holds(config):
+            _tell_of_stop(kept.stop, placement)
+            return state
+        writer = make_writer(workdir) if lead else NoWriter()
         stack.callback(writer.close)
-        hook = make_hook(config, setup, writer, checkpoints.restore_references(int(state.step)))
+        hook = make_hook(config, setup, writer if lead else None, kept)
         if hook is not None:
             stack.callback(hook.close)
             hook.prepare(**placement.here(_variables(state)))
-        if lead:
-            write_layout(writer)
+            write_charts(writer)
         if int(state.step) == 0:  # writers take hparams once, also over interruptions
             writer.write_hparams(_hparams(config, setup, hook))
         return _Run(config, setup, placement, writer, checkpoints, hook, state).run()
@@ -114,10 +122,16 @@ def _keep_probes(setup: Setup, path: pathlib.Path, *, resumed: bool) -> None:
 
 def _hparams(config: ConfigDict, setup: Setup, hook: HookSet | None) -> dict[str, Any]:
     hparams = configs.flat_hparams(config)
-    if hook is None or setup.probe is None or hook.first.convention is None:
+    if hook is None or hook.first.convention is None:
         return hparams
-    convention = hook.first.convention.hparams()
-    return hparams | convention | {"ntk/probe_checksum": setup.probe.checksum}
+    return hparams | hook.first.convention.hparams() | probe_checksums(setup, hook)
+
+
+def _tell_of_stop(stop: Stop, placement: Placement) -> None:
+    """Says of a run that is started again that its kernel has stopped it."""
+    if placement.process_index == 0:
+        print(f"Stopped, {stop.reason}.")
+        print("To train on raise config.ntk.stop_above_condition_number, or set it to 0.")
 
 
 def _continued(start: int, last: int) -> str:
@@ -145,7 +159,7 @@ class _Run:
         config: ConfigDict,
         setup: Setup,
         placement: Placement,
-        writer: metric_writers.MetricWriter,
+        writer: Any,
         checkpoints: Checkpoints,
         hook: HookSet | None,
         state: TrainState,
@@ -159,14 +173,19 @@ class _Run:
         self._state = state  # the only reference: each step deletes the old one
         self._start, self._last = int(state.step), config.num_train_steps
         self._eval_step = make_eval_step(setup.model)
-        self._progress = Progress(start_step=self._start, num_train_steps=self._last)
-        self._report = periodic_actions.ReportProgress(
+        self._progress = Progress(
+            start_step=self._start,
+            num_train_steps=self._last,
+            quiet=placement.process_index > 0,
+        )
+        self._report = make_report(
             num_train_steps=self._last, writer=writer, every_secs=config.report_every_secs
         )
         self._inputs = jax.jit(setup.dataset.inputs)  # on the device, where images are uint8
         self._pending: list[Metrics] = []  # of the steps since the last log, on the device
         self._loss: float | None = None  # of the last log
         self._row: Row | None = None  # measured, and not printed yet
+        self._stop: Stop | None = None
 
     def run(self) -> TrainState:
         """Trains to the last step and returns the state."""
@@ -178,14 +197,13 @@ class _Run:
         if start == 0 or start >= self._last:
             self._measure(start, evaluates=True)
         self._report(start)
-        if self._stops():
+        if self._stop is not None:
             self._save()
         else:
             self._train(start)
         self._show(wait=True)
-        if self._stops():
-            assert self._hook is not None
-            self._progress.note(f"Stopped, {self._hook.stop_reason}.")
+        if self._stop is not None:
+            self._progress.note(f"Stopped, {self._stop.reason}.")
         return self._state
 
     def _train(self, start: int) -> None:
@@ -210,7 +228,7 @@ class _Run:
             self._state, metrics = train_step(self._state, self._on_device(next(batches)))
             self._pending.append(metrics)
             self._after(step)
-            if self._stops():
+            if self._stop is not None:
                 break
 
     def _after(self, step: int) -> None:
@@ -224,17 +242,17 @@ class _Run:
         if evaluates or saves or kernel or self._due(step, config.log_every_steps):
             self._log(step)
         self._measure(step, evaluates=evaluates)
-        if saves or self._stops():
+        if saves or self._stop is not None:
             self._save()
         self._report(step)
         if step == self._start + 1:
             self._progress.restart_clock(step)  # the first step waited for its compilation
 
-    def _save(self) -> None:
-        self._checkpoints.save(self._state, self._hook.references if self._hook else None)
-
-    def _stops(self) -> bool:
-        return self._hook is not None and self._hook.should_stop
+    def _save(self) -> pathlib.Path:
+        """Saves the state, after the events before it, which a run that goes on makes no more."""
+        kept = Kept.of(self._hook, self._stop)
+        flush(self._writer)
+        return self._checkpoints.save(self._state, kept)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self._last
@@ -257,10 +275,11 @@ class _Run:
 
     def _stop_diverged(self) -> NoReturn:
         """Saves the last finite state, which is the one that the steps have kept, and raises."""
-        state = self._state.replace(diverged=self._placement.everywhere(jnp.zeros((), bool)))
-        path = self._checkpoints.save(state)
+        finite = self._placement.everywhere(jnp.zeros((), bool))
+        self._state = self._state.replace(diverged=finite)
+        path, step = self._save(), int(self._state.step)
         msg = (
-            f"The loss or a parameter became NaN or infinite in step {int(state.step) + 1}. The "
+            f"The loss or a parameter became NaN or infinite in step {step + 1}. The "
             f"state before it is saved in {path}. A lower config.optimizer.learning_rate "
             f"(now {self._config.optimizer.learning_rate}) or a warm-up usually helps; to start "
             "again with another config, take another --workdir."
@@ -317,6 +336,14 @@ class _Run:
                 **self._placement.here(_variables(self._state)),
                 learning_rate=self._setup.schedule if sgd else None,
             )
-            if begun and self._config.ntk.stop_above_condition_number:
-                self._hook.wait()  # so that the run stops at the same step whenever it is repeated
+            if self._due(step, self._config.ntk.every_steps):
+                self._decide(self._hook)
         return begun
+
+    def _decide(self, hook: HookSet) -> None:
+        """Whether to stop; at the same step whenever the run is repeated, and in all processes."""
+        bound = self._config.ntk.stop_above_condition_number
+        if bound:
+            hook.wait()
+            if self._placement.agreed(hook.should_stop):
+                self._stop = Stop(hook.stop_reason, bound)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
@@ -69,6 +70,12 @@ class Placement:
             lambda leaf: jax.make_array_from_process_local_data(self.replicated, np.asarray(leaf)),
             tree,
         )
+
+    def agreed(self, value: bool) -> bool:
+        """What the first process says; all have to ask at the same point of the run."""
+        if self.replicated is None:
+            return value
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
     def here(self, tree: PyTree) -> PyTree:
         """The copies of this process, on its first device."""

@@ -28,12 +28,21 @@ class Progress:
       start_step: the step at which this run starts or resumes.
       num_train_steps: the last step.
       out: where to print, standard output by default.
+      quiet: prints nothing, as of all processes but the first.
     """
 
-    def __init__(self, *, start_step: int, num_train_steps: int, out: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        start_step: int,
+        num_train_steps: int,
+        out: TextIO | None = None,
+        quiet: bool = False,
+    ) -> None:
         self._out = sys.stdout if out is None else out
         self._last = num_train_steps
-        self._live = self._out.isatty()
+        self._quiet = quiet
+        self._live = self._out.isatty() and not quiet
         self._mark = (start_step, time.monotonic())
 
     def header(self) -> None:
@@ -86,7 +95,8 @@ class Progress:
 
     def _print(self, line: str) -> None:
         clear = "\r\x1b[K" if self._live else ""
-        print(f"{clear}{line}", file=self._out, flush=True)
+        if not self._quiet:
+            print(f"{clear}{line}", file=self._out, flush=True)
 
     def _steps_per_second(self, step: int) -> float | None:
         first, since = self._mark

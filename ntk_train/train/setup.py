@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from ntk_train.data import Dataset, Probe, largest_probe, load_dataset, make_probe
 from ntk_train.models import create_model
 from ntk_train.monitor import HookSet, Measurement, hooks_for, linen_fn, split_by_class
-from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
+from ntk_train.spectrum import CrossEntropy, Training
 from ntk_train.train.config import blame
+from ntk_train.train.kept import Kept
 from ntk_train.train.optimizer import make_optimizer, make_schedule
 from ntk_train.train.state import TrainState, create_state
 
@@ -74,8 +75,8 @@ def make_setup(config: ConfigDict) -> Setup:
         size, seed = config.ntk.probe_size, config.ntk.probe_seed
         with blame("ntk.probe_size"):
             probe = make_probe(dataset.train, size=size, seed=seed)
-        size = min(size, largest_probe(dataset.test))
-        test_probe = make_probe(dataset.test, size=size, seed=seed)
+            size = min(size, largest_probe(dataset.test))
+            test_probe = make_probe(dataset.test, size=size, seed=seed)
     return Setup(dataset, model, schedule, optimizer, probe, test_probe)
 
 
@@ -83,29 +84,30 @@ def make_hook(
     config: ConfigDict,
     setup: Setup,
     writer: Any,
-    references: Mapping[str, ReferenceKernels] | None = None,
+    kept: Kept | None = None,
 ) -> HookSet | None:
     """Makes the hooks that `config.ntk` describes, one for each probe, or None.
 
     Args:
       config: the whole config.
       setup: its objects.
-      writer: of clu.
-      references: earlier kernels of a run that is continued, by probe.
+      writer: of the run; None to write nothing.
+      kept: of the run that is continued.
 
     Raises:
       ConfigError: a value of `config.ntk` is at fault.
     """
     if not setup.probes:
         return None
+    kept = kept or Kept()
     with blame("ntk"):
         probes = _probes(setup, config.ntk.probes)
-        return hooks_for(
+        hooks = hooks_for(
             linen_fn(setup.model, train=False),
             {name: setup.dataset.inputs(images) for name, (images, _) in probes.items()},
             # The labels of one class are all the same, and nothing is aligned with them.
             labels={name: labels for name, (_, labels) in probes.items() if labels is not None},
-            references=references,
+            references=kept.references,
             training=_training(config.optimizer),
             per_layer=config.ntk.per_layer,
             stop_when=_stop_when(config.ntk.stop_above_condition_number),
@@ -119,6 +121,24 @@ def make_hook(
             max_overhead=config.ntk.max_overhead or None,
             write_hparams=False,  # the loop writes them with its own; writers take them once
         )
+    for name in hooks.keys() & kept.histories.keys():
+        hooks[name].history = kept.histories[name]
+    return hooks
+
+
+def probe_checksums(setup: Setup, names: Iterable[str]) -> dict[str, str]:
+    """Which images the probes of hooks are, by the hparam of each.
+
+    Args:
+      setup: of the run.
+      names: of the hooks, in order. That of a class has the checksum of the probe it is part of.
+    """
+    probes = {name: setup.probes.get(name, setup.probes["train"]) for name in names}
+    groups = ["ntk", *(f"ntk_{name}" for name in list(probes)[1:])]
+    return {
+        f"{group}/probe_checksum": probe.checksum
+        for group, probe in zip(groups, probes.values(), strict=True)
+    }
 
 
 def _probes(setup: Setup, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:

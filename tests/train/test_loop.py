@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 
 import jax
 import numpy as np
@@ -7,12 +8,20 @@ import pytest
 
 pytest.importorskip("clu")
 
+from clu import metric_writers
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
 from configs import default
 from ntk_train.models import CNN
-from ntk_train.train import ConfigError, NonFiniteLossError, train_and_evaluate
+from ntk_train.monitor.history import History
+from ntk_train.train import (
+    ConfigError,
+    NonFiniteLossError,
+    placement,
+    train_and_evaluate,
+    writing,
+)
 from ntk_train.train.checkpoint import Checkpoints
 from ntk_train.train.loop import _Run
 
@@ -127,8 +136,8 @@ def test_an_interrupted_run_ends_with_the_same_parameters(finished, tmp_path):
 def test_damaged_references_start_anew(content, tmp_path, caplog):
     with Checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
         (tmp_path / "ntk_references_6.npz").write_bytes(content)
-        assert checkpoints.restore_references(6) == {}
-        assert checkpoints.restore_references(5) == {}
+        for step in (6, 5):
+            assert checkpoints.restore_kept(step).to_dict() == {}
     assert "ntk_references_6.npz cannot be read" in caplog.text
 
 
@@ -159,12 +168,81 @@ def test_divergence_saves_the_last_finite_state_and_raises(tmp_path):
         train_and_evaluate(config, tmp_path)
 
 
+def test_divergence_keeps_the_references_of_the_last_finite_kernel(tmp_path, monkeypatch):
+    fields = {"optimizer.name": "sgd", "optimizer.schedule": "constant", "ntk.every_steps": 1}
+    fields |= {"optimizer.warmup_steps": 0, "checkpoint_every_steps": 100, "log_every_steps": 1}
+    monkeypatch.setattr(  # the update of step 3 is too large for float32
+        "ntk_train.train.setup.make_schedule",
+        lambda *_: lambda step: jax.numpy.where(step < 2, 1e-3, 1e38),
+    )
+    with pytest.raises(NonFiniteLossError) as caught:
+        train_and_evaluate(config_of(**fields), tmp_path)
+    step = int(str(caught.value).split("checkpoints/")[1].split(".")[0])
+    with Checkpoints(tmp_path / "checkpoints", keep=3) as checkpoints:
+        kept = checkpoints.restore_kept(step)
+    assert kept.references["train"].initial_step == 0
+    assert (step, kept.references["train"].previous_step) == (3, 2)  # finite, its kernel not
+    assert np.all(np.isfinite(kept.references["train"].previous))
+
+
+def test_what_was_logged_is_in_the_file_before_a_checkpoint_is(tmp_path, monkeypatch, caplog):
+    save, found = Checkpoints.save, []
+
+    def look(self, state, kept):
+        found.append((int(state.step), scalars(tmp_path)))
+        return save(self, state, kept)
+
+    monkeypatch.setattr(Checkpoints, "save", look)
+    train_and_evaluate(config_of(), tmp_path)
+    assert [step for step, _ in found] == [2, 4, 6]
+    for step, logged in found:
+        assert max(logged["train_loss"]) == step
+    assert max(found[-1][1]["ntk/lambda_max"]) == 6
+
+    def full(self):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metric_writers.AsyncMultiWriter, "flush", full)
+        patch.setattr(metric_writers.AsyncMultiWriter, "close", lambda self: None)
+        train_and_evaluate(config_of(), tmp_path / "full")
+    assert (tmp_path / "full" / "checkpoints" / "6").is_dir()
+    assert "What was logged before the checkpoint could not be written: OSError" in caplog.text
+
+
+def test_the_curves_in_pictures_go_on_over_an_interruption(tmp_path, monkeypatch):
+    spans, append = [], History.append
+
+    def spy(self, step, values):
+        append(self, step, values)
+        spans.append([step for step, _ in self])
+
+    monkeypatch.setattr(History, "append", spy)
+    train_and_evaluate(config_of(**{"num_train_steps": 3}), tmp_path)
+    spans.clear()
+    train_and_evaluate(config_of(), tmp_path)
+    assert spans[-1] == [0, 3, 6]
+
+
+def test_a_layout_that_cannot_be_written_is_survived(tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(writing, "write_layout", full)
+    state = train_and_evaluate(config_of(**{"num_train_steps": 3}), tmp_path)
+    assert int(state.step) == 3
+    assert "The layout of the charts could not be written: OSError: disk full" in caplog.text
+
+
 def test_without_the_kernel(tmp_path):
     config = config_of(**{"ntk.enabled": False, "num_train_steps": 3})
     train_and_evaluate(config, tmp_path)
     found = scalars(tmp_path)
     assert not [tag for tag in found if tag.startswith("ntk/")]
     assert set(found["eval_accuracy"]) == {0, 3}
+    events = event_accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert not [tag for tag in events.Tags()["tensors"] if "custom_scalars" in tag]
 
 
 def synthetic_config(**kwargs):
@@ -231,12 +309,90 @@ def test_several_probes_the_learning_rate_and_layers(tmp_path):
         assert {name.split("/")[0] for name in kept} == {"train", "test", "class_0", "class_1"}
 
 
+def hparams_of(monkeypatch, workdir, **fields):
+    """What a run of one step writes of itself."""
+    written = []
+    write = metric_writers.AsyncMultiWriter.write_hparams
+    spy = lambda self, hparams: (written.append(hparams), write(self, hparams))
+    monkeypatch.setattr(metric_writers.AsyncMultiWriter, "write_hparams", spy)
+    config = config_of(**{"num_train_steps": 1, "optimizer.warmup_steps": 0}, **fields)
+    train_and_evaluate(config, workdir)
+    (hparams,) = written
+    return hparams, json.loads((workdir / "probe.json").read_text())
+
+
+def test_the_checksum_is_that_of_the_probe_that_is_logged(tmp_path, monkeypatch):
+    hparams, saved = hparams_of(monkeypatch, tmp_path, **{"ntk.probes": ("test",)})
+    sums = {name: entry["checksum"] for name, entry in saved.items()}
+    assert {k: v for k, v in hparams.items() if "checksum" in k} == {
+        "ntk/probe_checksum": sums["test"]
+    }
+
+
+def test_each_probe_has_its_checksum(tmp_path, monkeypatch):
+    fields = {"ntk.probes": ("test", "train", "per_class")}
+    hparams, saved = hparams_of(monkeypatch, tmp_path, **fields)
+    train, test = (saved[name]["checksum"] for name in ("train", "test"))
+    assert train != test
+    assert {k: v for k, v in hparams.items() if "checksum" in k} == {
+        "ntk/probe_checksum": test,
+        "ntk_train/probe_checksum": train,
+        "ntk_class_0/probe_checksum": train,  # parts of it
+        "ntk_class_1/probe_checksum": train,
+    }
+
+
 def test_a_run_stops_at_the_first_kernel_above_the_bound(tmp_path, capsys):
     config = config_of(**{"ntk.stop_above_condition_number": 1.0, "model.kwargs.norm": "batch"})
     state = train_and_evaluate(config, tmp_path)
     assert int(state.step) == 0
     assert (tmp_path / "checkpoints" / "0").is_dir()
     assert "Stopped, train: condition number" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("bound", "trains"), [(1.0, False), (0.5, False), (1e30, True), (0, True)])
+def test_a_run_that_was_stopped_says_so_again(bound, trains, stopped, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(stopped, workdir)
+    config = config_of(**{"num_train_steps": 2, "optimizer.warmup_steps": 0})
+    config.ntk.stop_above_condition_number = float(bound)
+    state = train_and_evaluate(config, workdir)
+    out = capsys.readouterr().out
+    assert int(state.step) == (2 if trains else 0)
+    assert out.startswith("Stopped, train: condition number") != trains
+    assert ("raise config.ntk.stop_above_condition_number" in out) != trains
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of a run that its first kernel has stopped."""
+    workdir = tmp_path_factory.mktemp("stopped") / "run"
+    config = config_of(**{"num_train_steps": 2, "optimizer.warmup_steps": 0})
+    config.ntk.stop_above_condition_number = 1.0
+    assert int(train_and_evaluate(config, workdir).step) == 0
+    return workdir
+
+
+def test_a_stop_is_no_matter_where_no_kernel_is_measured(stopped, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(stopped, workdir)
+    config = config_of(**{"num_train_steps": 2, "optimizer.warmup_steps": 0, "ntk.enabled": False})
+    config.ntk.stop_above_condition_number = 1.0
+    assert int(train_and_evaluate(config, workdir).step) == 2
+
+
+def test_the_first_process_decides_whether_to_stop(tmp_path, monkeypatch):
+    asked = []
+
+    def agreed(self, value):
+        asked.append(value)
+        return len(asked) == 2
+
+    monkeypatch.setattr(placement.Placement, "agreed", agreed)
+    config = config_of(**{"ntk.stop_above_condition_number": 1.0, "ntk.every_steps": 2})
+    state = train_and_evaluate(config, tmp_path)
+    assert int(state.step) == 2  # at its word, and at kernel steps alone
+    assert asked == [True, True]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_is_not(finished, tmp_path, monkeypatch):

@@ -19,11 +19,11 @@ def run(*arguments):
 
 def test_a_missing_extra_is_named(monkeypatch):
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "clu" else find_spec(name)
-    )
-    with pytest.raises(SystemExit, match=r"needs clu: pip install 'ntk_train\[train\]'"):
-        main.cli()
+    for gone, said in ((["grain"], "grain"), (["clu", "tensorboardX"], "clu")):
+        spec = lambda name, gone=gone: None if name in gone else find_spec(name)
+        monkeypatch.setattr(importlib.util, "find_spec", spec)
+        with pytest.raises(SystemExit, match=rf"needs {said}: pip install 'ntk_train\[train\]'"):
+            main.cli()
 
 
 def test_a_run_prints_its_table_and_where_to_look(tmp_path):

@@ -76,10 +76,10 @@ def test_a_batch_that_devices_cannot_share_is_refused():
         placed.check(config_of())
 
 
-def run(workdir, process_count, *arguments, job=0):
-    """The command line in so many processes, in the environment of a job of Slurm."""
+def run(workdir, process_count, *arguments, job=0, program=("-m", "ntk_train.main")):
+    """What so many processes print, in the environment of a job of Slurm."""
     command = [
-        sys.executable, "-m", "ntk_train.main", "--config=configs/default.py:cnn",
+        sys.executable, *program, "--config=configs/default.py:cnn",
         f"--workdir={workdir}", "--config.model.kwargs.norm=batch", "--config.batch_size=8",
         "--config.model.kwargs.features=(4,)", "--config.model.kwargs.conv_bias=False",
         "--config.ntk.probe_size=6",
@@ -103,9 +103,16 @@ def run(workdir, process_count, *arguments, job=0):
                 text=True,
             )
         )
-    ended = [process.communicate(timeout=120) for process in processes]
+    try:
+        ended = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     for process, (_, errors) in zip(processes, ended):
         assert process.returncode == 0, errors
+    # Gloo, which joins them on a CPU, says so.
+    lines = [out.splitlines(keepends=True) for out, _ in ended]
+    return ["".join(line for line in out if not line.startswith("[Gloo]")) for out in lines]
 
 
 @pytest.mark.heavy
@@ -125,3 +132,26 @@ def test_processes_end_with_the_numbers_of_one(count, lengths, tmp_path):
     )  # of the first process alone
     probes = [json.loads((tmp_path / name / "probe.json").read_text()) for name in ("one", "many")]
     assert probes[0] == probes[1]
+
+
+# The processes would stop at different steps, the last never.
+DISAGREE = """
+import jax
+from ntk_train import main
+from ntk_train.train import setup
+late = lambda found: jax.process_index() == 0 and found.step >= 2 and "late"
+setup._stop_when = lambda bound: late if bound else None
+main.cli()
+"""
+
+
+@pytest.mark.heavy
+def test_processes_stop_at_the_same_step_and_one_of_them_says_so(tmp_path):
+    arguments = ["--config.num_train_steps=6", "--config.ntk.stop_above_condition_number=1.0"]
+    first, second = run(tmp_path / "run", 2, *arguments, job=62, program=("-c", DISAGREE))
+    assert "Stopped, train: late at step 2." in first
+    assert second == ""
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+    first, second = run(tmp_path / "run", 2, *arguments, job=63)  # again, as one
+    assert first.startswith("Stopped, train: late at step 2.")
+    assert second == ""

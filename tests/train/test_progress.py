@@ -37,3 +37,13 @@ def test_the_line_between_rows_is_for_terminals_only():
     shown = table(Terminal())
     assert "step 10/20" in shown
     assert "steps/s" in shown
+
+
+def test_a_quiet_one_prints_nothing(capsys):
+    out = Terminal()
+    progress = Progress(start_step=0, num_train_steps=20, out=out, quiet=True)
+    progress.header()
+    progress.note("note")
+    progress.tick(3)
+    progress.row(20, loss=0.1, evaluation=None, spectrum=None)
+    assert out.getvalue() == capsys.readouterr().out == ""
