@@ -71,6 +71,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ntk.precision = "highest"  # of the matrix products in the kernel
     config.ntk.max_overhead = 0.0  # of the run's time, 0.01 for one per cent; 0 for no limit
     # Ends the run, with a checkpoint, at the first kernel above; 0 for no limit. For searches.
+    # A run that was ended goes on only when this is raised or set to 0.
     config.ntk.stop_above_condition_number = 0.0
 
     # Each of these happens at multiples of its number, and at the last step.

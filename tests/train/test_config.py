@@ -91,3 +91,12 @@ def test_errors_name_the_section(field, value, text):
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=re.escape(text)):
         start()
+
+
+def test_an_error_of_the_test_probe_names_its_section(monkeypatch):
+    def no_test_images(source):
+        raise ValueError("no images")
+
+    monkeypatch.setattr("ntk_train.train.setup.largest_probe", no_test_images)
+    with pytest.raises(ConfigError, match=r"config.ntk.probe_size: no images"):
+        make_setup(default.get_config())
