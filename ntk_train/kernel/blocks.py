@@ -4,7 +4,8 @@ Of the kernel of x1 with itself only the blocks on and above the diagonal are co
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ from jax import lax
 
 from ntk_train._types import KernelLayout, PyTree
 from ntk_train.kernel.contract import contract, pushed
-from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.costs import num_rows
+from ntk_train.kernel.memory import bytes_of
+from ntk_train.kernel.plan import NumberedGroups, Plan, examples_of
 from ntk_train.kernel.rows import Rows, block_of, block_starts, rows_of
 from ntk_train.kernel.streamed import streamed
 
@@ -26,16 +29,56 @@ def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
       x1: inputs of one side.
       x2: of the other, None for the same.
     """
-    kernels = _of_level(plan, x1, x2)
-    if plan.inner is not None:
-        of_h = dataclasses.replace(plan, groups={}, bundles=[], stacks=[])
-        rows1 = rows2 = rows_of(of_h, 0, x1)
+    if plan.inner is None:
+        kernels = _of_level(plan, x1, x2)
+        return [kernels[group] for group in plan.groups]
+    inner = _of_level(plan.inner, x1, x2)
+    own = {group: leaves for group, leaves in plan.groups.items() if leaves}
+    kernel_bytes = bytes_of(plan.problem) * num_rows(plan.labels, plan.problem.layout.out)
+    # A kernel in a cache is faster as a whole, each part by columns.
+    large = plan.blocks.tile is not None and kernel_bytes > plan.machine.block
+    if large and not plan.blocks.streamed:
+        rows1 = rows2 = rows_of(dataclasses.replace(plan, groups=own), 0, x1)
         if x2 is not None:
-            rows2 = rows_of(of_h, 1, x2)
-        for group, kernel in _of_level(plan.inner, x1, x2).items():
-            part = pushed(plan, plan.inner, rows1, kernel, rows2)
-            kernels[group] = kernels[group] + part if group in kernels else part
+            rows2 = rows_of(dataclasses.replace(plan, groups=own), 1, x2)
+        block = functools.partial(_pushed_block, plan, own, inner)
+        assert plan.blocks.tile is not None
+        return _tiled(plan, plan.blocks.tile, rows1, rows2, block)
+    kernels = _of_level(plan, x1, x2)
+    of_h = dataclasses.replace(plan, groups={}, bundles=[], stacks=[])
+    rows1 = rows2 = rows_of(of_h, 0, x1)
+    if x2 is not None:
+        rows2 = rows_of(of_h, 1, x2)
+    for group, kernel in inner.items():
+        part = pushed(plan, plan.inner, rows1, kernel, rows2)
+        kernels[group] = kernels[group] + part if group in kernels else part
     return [kernels[group] for group in plan.groups]
+
+
+def _pushed_block(
+    plan: Plan,
+    own: NumberedGroups,
+    kernels: Mapping[int, jax.Array],
+    rows1: Rows,
+    rows2: Rows,
+    start: tuple[Any, Any],
+) -> list[jax.Array]:
+    """A block of the kernel of each group: of the leaves outside of a cut, and J_h Theta_h J_h^T.
+
+    Both at once: the kernel of either alone may be all the memory that there is.
+    """
+    inner = plan.inner
+    assert inner is not None
+    assert rows1.of_h is not None
+    assert rows2.of_h is not None
+    n, m = (inner.problem.layout.out.index(v) for v in examples_of(inner.problem))
+    found = {group: contract(plan, rows1, rows2, group) for group in own}
+    for group, kernel in kernels.items():
+        part = lax.dynamic_slice_in_dim(kernel, start[0], rows1.of_h.shape[0], n)
+        part = lax.dynamic_slice_in_dim(part, start[1], rows2.of_h.shape[0], m)
+        part = pushed(plan, inner, rows1, part, rows2)
+        found[group] = found[group] + part if group in found else part
+    return [found[group] for group in plan.groups]
 
 
 def _of_level(plan: Plan, x1: PyTree, x2: PyTree | None) -> dict[int, jax.Array]:
@@ -93,13 +136,14 @@ def _of_outputs(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any) -> list[j
 
 def _contracted(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
     if plan.blocks.tile is not None:
-        return _tiled(plan, rows1, rows2, plan.blocks.tile)
+        block = functools.partial(_block, plan)
+        return _tiled(plan, plan.blocks.tile, rows1, rows2, block)
     if plan.blocks.columns > 1:
         return _by_columns(plan, rows1, rows2, plan.blocks.columns)
     return _block(plan, rows1, rows2)
 
 
-def _block(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
+def _block(plan: Plan, rows1: Rows, rows2: Rows, _: tuple[Any, Any] = (0, 0)) -> list[jax.Array]:
     return [contract(plan, rows1, rows2, group) for group in plan.groups]
 
 
@@ -122,7 +166,14 @@ def _by_columns(plan: Plan, rows1: Rows, rows2: Rows, columns: int) -> list[jax.
     return kernels
 
 
-def _tiled(plan: Plan, rows1: Rows, rows2: Rows, size: int) -> list[jax.Array]:
+def _tiled(
+    plan: Plan,
+    size: int,
+    rows1: Rows,
+    rows2: Rows,
+    block: Callable[[Rows, Rows, tuple[Any, Any]], list[jax.Array]],
+) -> list[jax.Array]:
+    """Kernels of so many examples of either side at a time, each from `block`."""
     problem, layout = plan.problem, plan.problem.layout
     n, m = (plan.labels[labels[0]] for labels in (layout.left, layout.right))
     size1, size2 = min(size, n), min(size, m)
@@ -135,13 +186,12 @@ def _tiled(plan: Plan, rows1: Rows, rows2: Rows, size: int) -> list[jax.Array]:
     ]
 
     def step(kernels: list[jax.Array], start: jax.Array) -> tuple[list[jax.Array], None]:
-        blocks = block_of(rows1, start[0], size1), block_of(rows2, start[1], size2)
-        return _place(plan, kernels, _block(plan, *blocks), (start[0], start[1]), mirror), None
+        left, right = block_of(rows1, start[0], size1), block_of(rows2, start[1], size2)
+        parts = block(left, right, (start[0], start[1]))
+        return _place(plan, kernels, parts, (start[0], start[1]), mirror), None
 
-    dtypes = [
-        part.dtype for part in jax.eval_shape(lambda *rows: _block(plan, *rows), rows1, rows2)
-    ]
-    init = [_zeros(plan, dtype) for dtype in dtypes]
+    parts = jax.eval_shape(lambda left, right: block(left, right, (0, 0)), rows1, rows2)
+    init = [_zeros(plan, part.dtype) for part in parts]
     kernels, _ = lax.scan(step, init, jnp.asarray(starts))
     return kernels
 

@@ -39,8 +39,8 @@ def params_of(outputs):
 
 @pytest.fixture
 def machine(monkeypatch):
-    def small(blocks):
-        chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1)
+    def small(blocks, block=1e9):
+        chosen = Machine(30, block, 8e9, 10**9, 4096, True, 1)
         monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
         monkeypatch.setattr(planning, "blocks_of", lambda *_: blocks)
 
@@ -72,6 +72,18 @@ def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other)
     assert (explain(network, params, X, x2).plan.inner is not None) == (outputs == 40)
     kernel = jax.jit(lambda *inputs: ntk(network, *inputs, implementation="structured"))
     np.testing.assert_allclose(kernel(params, X, x2), want, atol=1e-12 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
+@pytest.mark.parametrize("tile", [1, 3])
+def test_a_large_kernel_with_a_cut_is_never_whole_twice(machine, tile, other):
+    machine(Blocks(7, 40, tile), block=1.0)
+    params, x2 = params_of(40), 2 * X[:3] if other else None
+    want = oracle.kernel(network, params, X, x2)
+    kernel = jax.jit(functools.partial(ntk, network, implementation="structured", per_layer=True))
+    parts = kernel(params, X, x2)
+    assert len(parts) > 2
+    np.testing.assert_allclose(sum(parts.values()), want, atol=1e-12 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("way", ["jacobian", "half_gram", "full_gram"])
