@@ -80,8 +80,9 @@ class NTKHook:
       param_filter: as in `ntk_train.ntk`.
       max_overhead: of the run's time, above which the period is stretched: after a measurement that
         took s seconds on device and host, `every_steps` and `every_secs` are left out for s /
-        max_overhead seconds; 0.01 is one per cent. None for no limit. `on_steps` and `last_step`
-        run in any case.
+        max_overhead seconds, after the first one twice as long, so that from the second on their
+        share is below it; 0.01 is one per cent. None for no limit. `on_steps` and `last_step` run
+        in any case.
       prefix: the tags are `<prefix>/lambda_max` and so on.
       pictures: whether to draw, of the first measurement, the second, third, fifth, ninth, ... and
         the last; needs matplotlib, and is skipped without it.

@@ -30,6 +30,7 @@ class Overhead:
         self._started: float | None = None  # when the first measurement began
         self._spent = 0.0  # seconds in those that have ended
         self._under_way = 0
+        self._rests = 0  # that followed a measurement
         self._together = 0.0  # seconds of those that are under way together, and their fellows
         self._lock = threading.Lock()  # measurements end on threads of their own
 
@@ -49,7 +50,10 @@ class Overhead:
             self._under_way -= 1
             if self._under_way == 0:
                 if self._max_overhead is not None:
-                    self._schedule.rest(self._together / self._max_overhead)
+                    # The first is owed before there was any time for it, and is made up for.
+                    owed = self._together if self._rests else 2 * self._together
+                    self._schedule.rest(owed / self._max_overhead)
+                    self._rests += 1
                 self._together = 0.0
 
     @contextlib.contextmanager

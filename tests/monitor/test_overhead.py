@@ -8,6 +8,8 @@ import pytest
 from ntk_train import NTKHook
 from ntk_train.monitor import hooks_for
 from ntk_train.monitor.blas import one_blas_thread
+from ntk_train.monitor.overhead import Overhead
+from ntk_train.monitor.schedule import Schedule
 from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
 
 
@@ -44,6 +46,23 @@ def test_a_failed_measurement_is_charged(monkeypatch):
     assert not hook(1, 10.0, params=PARAMS)  # of the 20 s at least that 0.2 s ask for
     assert hook(2, 1e9, params=PARAMS)
     hook.wait()
+
+
+@pytest.mark.parametrize(("bound", "took"), [(0.01, 0.38), (0.1, 0.5), (0.5, 3.0)])
+def test_the_share_is_below_the_bound_from_the_second_on(bound, took):
+    schedule = Schedule(every_steps=1)
+    overhead, spent, shares, now = Overhead(schedule, bound), 0.0, [], 0.0
+    for step in range(4000):
+        if schedule.due(step, now):
+            overhead.begin()
+            now, spent = now + took, spent + took
+            overhead.end(took)
+            shares.append(spent / now)
+        now += 0.04
+    assert shares[0] == 1
+    assert len(shares) >= 2
+    assert all(share <= bound for share in shares[1:])
+    assert 0.8 * bound < spent / now <= bound  # and is used
 
 
 def test_no_hook_of_several_logs_a_share_of_its_first_measurement():
