@@ -38,17 +38,13 @@ def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
     # A kernel in a cache is faster as a whole, each part by columns.
     large = plan.blocks.tile is not None and kernel_bytes > plan.machine.block
     if large and not plan.blocks.streamed:
-        rows1 = rows2 = rows_of(dataclasses.replace(plan, groups=own), 0, x1)
-        if x2 is not None:
-            rows2 = rows_of(dataclasses.replace(plan, groups=own), 1, x2)
+        rows = _rows_of_both(dataclasses.replace(plan, groups=own), x1, x2)
         block = functools.partial(_pushed_block, plan, own, inner)
         assert plan.blocks.tile is not None
-        return _tiled(plan, plan.blocks.tile, rows1, rows2, block)
+        return _tiled(plan, plan.blocks.tile, *rows, block)
     kernels = _of_level(plan, x1, x2)
     of_h = dataclasses.replace(plan, groups={}, bundles=[], stacks=[])
-    rows1 = rows2 = rows_of(of_h, 0, x1)
-    if x2 is not None:
-        rows2 = rows_of(of_h, 1, x2)
+    rows1, rows2 = _rows_of_both(of_h, x1, x2)
     for group, kernel in inner.items():
         part = pushed(plan, plan.inner, rows1, kernel, rows2)
         kernels[group] = kernels[group] + part if group in kernels else part
@@ -128,10 +124,13 @@ def _of_outputs(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any) -> list[j
     """The part of the kernel that is of some outputs, or all of it."""
     if plan.blocks.streamed:
         return streamed(plan, x1, x2, start, _contracted)
-    rows1 = rows2 = rows_of(plan, 0, x1, start)
-    if x2 is not None:
-        rows2 = rows_of(plan, 1, x2, start)
-    return _contracted(plan, rows1, rows2)
+    return _contracted(plan, *_rows_of_both(plan, x1, x2, start))
+
+
+def _rows_of_both(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any = 0) -> tuple[Rows, Rows]:
+    """The rows of either side, the same for the kernel of x1 with itself."""
+    rows1 = rows_of(plan, 0, x1, start)
+    return rows1, rows1 if x2 is None else rows_of(plan, 1, x2, start)
 
 
 def _contracted(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
