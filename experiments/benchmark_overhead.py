@@ -8,29 +8,31 @@ Steps of SGD with momentum on made-up images, each waited for by its loss, as a 
 it; parameters and optimizer are donated. A step takes the milliseconds that `--batch` makes of it
 (20 or more, say). The hook measures the traced kernel of `--probe` images every `--every` steps and
 writes all that it has, pictures included, through clu if that is installed. Everything is compiled
-before the clock starts. Four ways take turns of `--steps` steps, `--rounds` times, so that what
-else the machine does meets all of them:
+before the clock starts. Five ways take turns of `--steps` steps, `--rounds` times and each time in
+another order, so that what else the machine does meets all of them:
 
     none            no hook
+    kernel          no hook: the loop runs the kernel's program at the same steps, and waits for it
     hook            as it is
     hook, waited    the loop waits for each measurement, to see what the host thread saves
     hook, bounded   with max_overhead=0.01
 
 A row for each way: the median, the 90th and 99th percentile and the maximum of the milliseconds of
-a step, all rounds together; the kernel's own milliseconds, the median of runs by itself; how many
-measurements there were; and in per cent of the time of the steps without a hook, the median over
-the rounds of the whole time more (`overhead_percent`) and of what of it is not the kernel's
-(`beyond_kernel_percent`). An overhead of one per cent shows where a round of `none` varies by less:
-see `spread_percent`, the range of its rounds. The bounded hook rests a hundred times as long as a
-measurement takes, on a clock that runs in its own turns only: it needs rounds that are longer than
-that, all together.
+a step, all rounds together; the milliseconds that one kernel adds to the turns of `kernel`; how
+many measurements there were; and in per cent of the time of the steps without a hook, the whole
+time more (`overhead_percent`, the median over the rounds, and `mean_percent`, of all rounds
+together, which rare pictures count in) and what of it is not the kernel's: the time more than
+the way `kernel` for as many kernels, the median over the rounds (`beyond_kernel_percent`) and its
+standard error (`error_percent`). The bounded hook rests a hundred times as long as a measurement
+takes, on a clock that runs in its own turns only: it needs rounds that are longer than that, all
+together, and its mean says what it costs.
 """
 
 import argparse
 import importlib.util
+import math
 import os
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,14 +43,16 @@ import numpy as np
 import optax
 
 from experiments import networks
-from experiments.measure import compile_kernel, median_seconds
+from experiments.measure import compile_kernel
 from experiments.networks import Network
 from experiments.record import RESULTS, merge_table
 from ntk_train import NTKHook, ntk
 
 TABLE = "benchmark_overhead"
 KEY = ("network", "outputs", "batch", "probe", "every", "way", "device")
-WAYS = ("none", "hook", "hook, waited", "hook, bounded")
+WAYS = ("none", "kernel", "hook", "hook, waited", "hook, bounded")
+# The standard error of a median of normal numbers over that of their mean.
+_MEDIAN_OVER_MEAN = math.sqrt(math.pi / 2)
 
 NETWORKS: dict[str, Callable[[int], Network]] = {
     "cnn-64": lambda o: networks.cnn(64, o),
@@ -60,14 +64,21 @@ NETWORKS: dict[str, Callable[[int], Network]] = {
 }
 
 
+Measure = Callable[[int, float, Any], bool]
+"""Measures parameters at a step and a time if it is due; whether it was."""
+
+
 class Loop:
     """A training loop of one way, which goes on where it stopped.
 
+    Attributes:
+      measurements: in each turn.
+
     Args:
       network: to train.
-      hook: or None.
       batch: images and labels.
-      waits: whether it waits for each measurement.
+      measure: called after each step.
+      wait: until what is under way is done; called at the end of a turn, as it belongs to it.
       every: the period of the hook. The first step is half of one, so that no turn ends with a
         kernel.
     """
@@ -75,19 +86,19 @@ class Loop:
     def __init__(
         self,
         network: Network,
-        hook: NTKHook | None,
         batch: tuple[Any, Any],
+        measure: Measure,
+        wait: Callable[[], object],
         *,
-        waits: bool,
         every: int,
     ) -> None:
-        self._hook = hook
         self._batch = batch
-        self._waits = waits
+        self._measure = measure
+        self._wait = wait
         self._every = every
         self._step = every // 2
         self._clock = 0.0  # seconds in its own turns
-        self.measurements = 0
+        self.measurements: list[int] = []
         self._params = jax.tree.map(jax.numpy.copy, network.params)
         optimizer = optax.sgd(1e-4, momentum=0.9)
         self._opt_state = optimizer.init(self._params)
@@ -106,28 +117,24 @@ class Loop:
     def warm_up(self) -> None:
         """Compiles everything, and measures twice."""
         self._train()
-        if self._hook is not None:
-            # The first also compares examples. A step that ran would not run again: none above 0.
-            for number, t in ((-self._every, -2e9), (0, -1e9)):
-                assert self._hook(number, t, params=self._params)
-                self._hook.wait()
+        # The first also compares examples. A step that ran would not run again: none above 0.
+        for number, t in ((-self._every, -2e9), (0, -1e9)):
+            self._measure(number, t, self._params)
+            self._wait()
         self._step = self._every // 2
 
     def turn(self, steps: int) -> tuple[list[float], float]:
-        """Trains so many steps; the seconds of each, the hook's call included, and of all."""
-        seconds, begin = [], time.perf_counter()
+        """Trains so many steps; the seconds of each, what it measures included, and of all."""
+        seconds, begin, measurements = [], time.perf_counter(), 0
         for _ in range(steps):
             start = time.perf_counter()
             self._train()
-            if self._hook is not None:
-                self.measurements += self._hook(self._step, self._clock, params=self._params)
-                if self._waits:
-                    self._hook.wait()
+            measurements += self._measure(self._step, self._clock, self._params)
             seconds.append(time.perf_counter() - start)
             self._clock += seconds[-1]
-        if self._hook is not None:  # what is under way belongs to this turn
-            self._hook.wait()
+        self._wait()
         jax.block_until_ready(self._params)
+        self.measurements.append(measurements)
         return seconds, time.perf_counter() - begin
 
     def _train(self) -> None:
@@ -138,46 +145,95 @@ class Loop:
         self._step += 1
 
 
+def kernel_alone(network: Network, probe: Any, every: int) -> Measure:
+    """Runs the kernel's program at every multiple of a period, and waits for it."""
+    program = compile_kernel(
+        lambda params, x: ntk(network.f, params, x, outputs="trace"), network.params, probe
+    )
+
+    def run(step: int, _: float, params: Any) -> bool:
+        due = step % every == 0
+        if due:
+            program.run(params, probe).block_until_ready()
+        return due
+
+    return run
+
+
+def loop_of(way: str, network: Network, folder: str, arguments: argparse.Namespace) -> Loop:
+    """The loop of a way, which writes to a folder."""
+    images = network.inputs(arguments.batch)
+    probe = network.inputs(arguments.probe)
+    batch = images, jax.numpy.arange(arguments.batch) % arguments.outputs
+    every = arguments.every
+    if way == "none":
+        return Loop(network, batch, lambda *_: False, lambda: None, every=every)
+    if way == "kernel":
+        return Loop(network, batch, kernel_alone(network, probe, every), lambda: None, every=every)
+    hook = NTKHook(
+        network.f,
+        probe,
+        labels=np.arange(arguments.probe) % arguments.outputs,
+        every_steps=every,
+        writer=_writer(f"{folder}/{way}"),
+        max_overhead=0.01 if way == "hook, bounded" else None,
+    )
+
+    def measure(step: int, t: float, params: Any) -> bool:
+        begun = hook(step, t, params=params)
+        if way == "hook, waited":
+            hook.wait()
+        return begun
+
+    return Loop(network, batch, measure, hook.wait, every=every)
+
+
 class Times(NamedTuple):
-    """Seconds of one way: of each step, and of each turn as a whole."""
+    """Seconds of one way: of each step, and of each turn as a whole; measurements in each turn."""
 
     steps: list[float]
     turns: list[float]
+    measurements: list[int]
 
 
 def measure(loops: dict[str, Loop], steps: int, rounds: int) -> dict[str, Times]:
     """The ways in turns."""
-    times = {way: Times([], []) for way in loops}
+    times = {way: Times([], [], loop.measurements) for way, loop in loops.items()}
+    ways = list(loops)
     for number in range(rounds):
-        for way, loop in loops.items():
-            seconds, whole = loop.turn(steps)
+        first = number % len(ways)
+        for way in ways[first:] + ways[:first]:
+            seconds, whole = loops[way].turn(steps)
             times[way].steps.extend(seconds)
             times[way].turns.append(whole)
             print(f"round {number + 1} {way:14} {1e3 * whole / steps:8.2f} ms a step", flush=True)
     return times
 
 
-def row(
-    way: str, times: dict[str, Times], loop: Loop, kernel: float, rounds: int
-) -> dict[str, object]:
-    """What the table says of one way; `kernel` is the seconds of the kernel by itself."""
-    own, plain = times[way], times["none"]
-    more = [100 * (a - b) / b for a, b in zip(own.turns, plain.turns, strict=True)]
-    kernels = 100 * kernel * loop.measurements / rounds / statistics.median(plain.turns)
-    quantiles = np.percentile(1e3 * np.asarray(own.steps), [50, 90, 99, 100])
-    spread = 100 * (max(plain.turns) - min(plain.turns)) / statistics.median(plain.turns)
+def row(own: Times, plain: Times, kernel: Times) -> dict[str, object]:
+    """What the table says of one way."""
+    steps = 1e3 * np.asarray(own.steps)
+    base, turns = np.asarray(plain.turns), np.asarray(own.turns)
+    a_kernel = (np.asarray(kernel.turns) - base) / np.maximum(kernel.measurements, 1)
+    more = 100 * (turns - base) / base
+    beyond = 100 * (turns - base - np.asarray(own.measurements) * a_kernel) / base
+    error = _MEDIAN_OVER_MEAN * float(np.std(beyond)) / math.sqrt(len(beyond))
     return {
-        **dict(zip(("median_ms", "p90_ms", "p99_ms", "max_ms"), _texts(quantiles), strict=True)),
-        "kernel_ms": f"{1e3 * kernel:.4g}",
-        "measurements": loop.measurements,
-        "overhead_percent": f"{statistics.median(more):.2f}",
-        "beyond_kernel_percent": f"{statistics.median(more) - kernels:.2f}",
-        "spread_percent": f"{spread:.2f}",
+        **{
+            name: f"{value:.4g}"
+            for name, value in zip(
+                ("median_ms", "p90_ms", "p99_ms", "max_ms"),
+                np.percentile(steps, [50, 90, 99, 100]),
+                strict=True,
+            )
+        },
+        "kernel_ms": f"{1e3 * np.median(a_kernel):.4g}",
+        "measurements": sum(own.measurements),
+        "overhead_percent": f"{np.median(more):.2f}",
+        "mean_percent": f"{100 * (turns.sum() / base.sum() - 1):.2f}",
+        "beyond_kernel_percent": f"{np.median(beyond):.2f}",
+        "error_percent": f"{error:.2f}",
     }
-
-
-def _texts(numbers: Any) -> list[str]:
-    return [f"{number:.4g}" for number in numbers]
 
 
 def _writer(folder: str) -> Any:
@@ -216,30 +272,10 @@ def main() -> None:
     """Measures, prints and keeps."""
     arguments = _parse()
     network = NETWORKS[arguments.network](arguments.outputs)
-    images = network.inputs(arguments.batch)
-    batch = images, jax.numpy.arange(arguments.batch) % arguments.outputs
-    probe = network.inputs(arguments.probe)
-    program = compile_kernel(
-        lambda params, x: ntk(network.f, params, x, outputs="trace"), network.params, probe
-    )
-    kernel, _ = median_seconds(lambda: program.run(network.params, probe))
     with tempfile.TemporaryDirectory() as folder:
-        loops = {}
-        for way in WAYS:
-            hook = None
-            if way != "none":
-                hook = NTKHook(
-                    network.f,
-                    probe,
-                    labels=np.arange(arguments.probe) % arguments.outputs,
-                    every_steps=arguments.every,
-                    writer=_writer(f"{folder}/{way}"),
-                    max_overhead=0.01 if way == "hook, bounded" else None,
-                )
-            loops[way] = Loop(
-                network, hook, batch, waits=way == "hook, waited", every=arguments.every
-            )
-            loops[way].warm_up()
+        loops = {way: loop_of(way, network, folder, arguments) for way in WAYS}
+        for loop in loops.values():
+            loop.warm_up()
         times = measure(loops, arguments.steps, arguments.rounds)
     names = ("network", "outputs", "batch", "probe", "every", "steps", "rounds")
     common = {name: getattr(arguments, name) for name in names}
@@ -248,10 +284,10 @@ def main() -> None:
             **common,
             "way": way,
             "device": jax.devices()[0].device_kind,
-            **row(way, times, loop, kernel, arguments.rounds),
+            **row(own, times["none"], times["kernel"]),
             "load": f"{os.getloadavg()[0]:.1f}",
         }
-        for way, loop in loops.items()
+        for way, own in times.items()
     ]
     merge_table(TABLE, rows, KEY, arguments.out)
     for entry in rows:

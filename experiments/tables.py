@@ -23,11 +23,10 @@ _GPU = (
     "network", "N", "O", "GPU", "implementation", "precision", "ms", "compile, s",
     "temporary, MB", "relative error",
 )  # fmt: skip
-
-
 _OVERHEAD = (
-    "network", "batch", "device", "way", "step, ms: median", "90th percentile", "99th", "longest",
-    "kernel, ms", "measurements", "in all, %", "beyond the kernel, %", "spread without hook, %",
+    "network", "O", "batch", "device", "way", "step, ms: median", "90th percentile", "99th",
+    "longest", "kernel, ms", "measurements", "in all, %: median", "mean", "beyond the kernel, %",
+    "± %",
 )  # fmt: skip
 
 
@@ -135,16 +134,18 @@ def _overhead(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
     if not rows:
         return []
     columns = (
-        "network", "batch", "device", "way", "median_ms", "p90_ms", "p99_ms", "max_ms", "kernel_ms",
-        "measurements", "overhead_percent", "beyond_kernel_percent", "spread_percent",
+        "network", "outputs", "batch", "device", "way", "median_ms", "p90_ms", "p99_ms", "max_ms",
+        "kernel_ms", "measurements", "overhead_percent", "mean_percent", "beyond_kernel_percent",
+        "error_percent",
     )  # fmt: skip
     probe, every = rows[0]["probe"], rows[0]["every"]
     return [
         "## What the hook costs a training loop",
-        f"Traced kernels of {probe} images every {every} steps, with and without the hook in turns:"
-        " as it is, waited for by the loop, and bounded by `max_overhead=0.01`. In per cent of the "
-        "time without it: all that the loop took longer, and what of that is not the time of the "
-        "kernel itself. Less than the spread of the rounds without a hook is noise.",
+        f"Traced kernels of {probe} images every {every} steps, in turns: no hook; no hook, but "
+        "the kernel's own program, waited for; the hook as it is, waited for by the loop, and "
+        "bounded by `max_overhead=0.01`. In per cent of the time without a hook: all that the loop "
+        "took longer, by the median of the rounds and by their mean, and how much longer it took "
+        "than with as many kernels and no hook, by the median, with its standard error.",
         _table(_OVERHEAD, [[row[column] for column in columns] for row in rows]),
         _made(rows, origins),
     ]

@@ -103,7 +103,7 @@ def eigenvalue_histogram(
             "noise floor",
             (floor, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(-3 if right else 3, -8),
+            xytext=(-3 if right else 3, -11),
             textcoords="offset points",
             ha="right" if right else "left",
             color=VERMILION,
