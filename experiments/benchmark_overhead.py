@@ -7,7 +7,7 @@
 Steps of SGD with momentum on made-up images, each waited for by its loss, as a loop does that logs
 it; parameters and optimizer are donated. A step takes the milliseconds that `--batch` makes of it
 (20 or more, say). The hook measures the traced kernel of `--probe` images every `--every` steps and
-writes all that it has, pictures included, through clu if that is installed. Everything is compiled
+writes all that it has, pictures included, to event files. Everything is compiled
 before the clock starts. Five ways take turns of `--steps` steps, `--rounds` times and each time in
 another order, so that what else the machine does meets all of them:
 
@@ -29,7 +29,6 @@ together, and its mean says what it costs.
 """
 
 import argparse
-import importlib.util
 import math
 import os
 import pathlib
@@ -47,6 +46,7 @@ from experiments.measure import compile_kernel
 from experiments.networks import Network
 from experiments.record import RESULTS, merge_table
 from ntk_train import NTKHook, ntk
+from ntk_train.train.writing import has_clu, make_writer
 
 TABLE = "benchmark_overhead"
 KEY = ("network", "outputs", "batch", "probe", "every", "way", "device")
@@ -237,15 +237,14 @@ def row(own: Times, plain: Times, kernel: Times) -> dict[str, object]:
 
 
 def _writer(folder: str) -> Any:
-    if importlib.util.find_spec("clu") is None or importlib.util.find_spec("tensorflow") is None:
-        return None
+    """Of event files, as the trainer takes one."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself otherwise
-    import tensorflow as tf
-    from clu import metric_writers
+    if has_clu():
+        import tensorflow as tf
 
-    tf.config.set_visible_devices([], "GPU")  # it would take most of the memory from JAX
-    return metric_writers.create_default_writer(folder)
+        tf.config.set_visible_devices([], "GPU")  # it would take most of the memory from JAX
+    return make_writer(pathlib.Path(folder))
 
 
 def _parse() -> argparse.Namespace:
