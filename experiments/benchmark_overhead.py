@@ -29,6 +29,7 @@ together, and its mean says what it costs.
 """
 
 import argparse
+import importlib.util
 import math
 import os
 import pathlib
@@ -46,7 +47,7 @@ from experiments.measure import compile_kernel
 from experiments.networks import Network
 from experiments.record import RESULTS, merge_table
 from ntk_train import NTKHook, ntk
-from ntk_train.train.writing import has_clu, make_writer
+from ntk_train.monitor import tensorboard_writer
 
 TABLE = "benchmark_overhead"
 KEY = ("network", "outputs", "batch", "probe", "every", "way", "device")
@@ -237,14 +238,16 @@ def row(own: Times, plain: Times, kernel: Times) -> dict[str, object]:
 
 
 def _writer(folder: str) -> Any:
-    """Of event files, as the trainer takes one."""
+    """Of event files."""
+    if any(importlib.util.find_spec(name) is None for name in ("clu", "tensorflow")):
+        return tensorboard_writer(folder)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # announces itself otherwise
-    if has_clu():
-        import tensorflow as tf
+    import tensorflow as tf
+    from clu import metric_writers
 
-        tf.config.set_visible_devices([], "GPU")  # it would take most of the memory from JAX
-    return make_writer(pathlib.Path(folder))
+    tf.config.set_visible_devices([], "GPU")  # it would take most of the memory from JAX
+    return metric_writers.create_default_writer(folder)
 
 
 def _parse() -> argparse.Namespace:
