@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend import core, source_info_util
 from jax.extend.core import primitives
 
@@ -16,6 +17,17 @@ scan_p = primitives.scan_p
 def shape_of(v: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a variable or literal."""
     return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
+
+
+def after(value: jax.Array, other: jax.Array) -> jax.Array:
+    """A value that a compiler can compute only after another, so that memory is not in use before.
+
+    A barrier of XLA's is gone before it orders its operations. What is added is 0: no number is
+    above infinity, which is not known before.
+    """
+    if other.size == 0:
+        return value
+    return value + (jnp.ravel(other)[0] > jnp.inf).astype(value.dtype)
 
 
 def equation_values(equation: Equation, values: Sequence[Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ntk_train._jax import after
 from ntk_train._types import KernelProblem
 from ntk_train.kernel.plan import Plan, examples_of
 from ntk_train.kernel.rows import Factored, Rows
@@ -96,7 +97,8 @@ def _half_gram(plan: Plan, left: Factored, right: Factored) -> tuple[_Labelled, 
     if not plan.machine.batches and m and m != n and right.g.shape[0] == 1:
         x, g2 = _without(x, m), _without(g2, m)
         if {"t", "s"} <= set(x.labels) and right.g.shape[-2] <= right.g.shape[-1]:
-            x = _repeated(x, g1, layout.left)
+            # Or the Grams of all layers would wait for their cotangents.
+            x = _repeated(x._replace(values=after(x.values, g1.values)), g1, layout.left)
         m = ""
     kept = _distinct(f"{m}{layout.left}")
     return _flat(kept, _product(problem, f"{kept}rsb", x, g1).values), _flat(g2.labels, g2.values)
@@ -167,14 +169,24 @@ def _labelled(labels: str, values: jax.Array) -> _Labelled:
 def _product(problem: KernelProblem, out: str, left: _Labelled, right: _Labelled) -> _Labelled:
     """A product of the kernel itself: never below float32, unless asked for."""
     out = _present(out, left, right)
+    inner = "".join(v for v in left.labels if v in right.labels)
+    rows1, rows2 = left.labels.removesuffix(inner), right.labels.removesuffix(inner)
+    equation, shape = f"{left.labels},{right.labels}->{out}", None
+    values1, values2 = left.values, right.values
+    if inner and out == rows1 + rows2 and not set(inner) & set(out):
+        # Two plain matrices: of more axes XLA makes a transposed copy of the second on a CPU.
+        shape = values1.shape[: len(rows1)] + values2.shape[: len(rows2)]
+        width = math.prod(values1.shape[len(rows1) :])
+        values1, values2 = (values.reshape(-1, width) for values in (values1, values2))
+        equation = "ik,jk->ij"
     values = jnp.einsum(
-        f"{left.labels},{right.labels}->{out}",
-        left.values,
-        right.values,
+        equation,
+        values1,
+        values2,
         precision=problem.precision or "highest",
         preferred_element_type=jnp.promote_types(left.values.dtype, jnp.float32),
     )
-    return _Labelled(out, values)
+    return _Labelled(out, values if shape is None else values.reshape(shape))
 
 
 def _with_ones(kernel: _Labelled, out: str) -> _Labelled:

@@ -57,14 +57,37 @@ def is_streamed(
     labels: Mapping[str, int],
     parts: Sequence[PartPlan],
 ) -> bool:
-    """Whether layers go one after the other: where caches are small, or rows do not fit."""
+    """Whether layers go one after the other: where caches are small, or it takes less memory."""
     kept = sum(_kept(problem, labels, part) for part in parts)
     n = labels[problem.layout.left[0]] if problem.batched else 1
     activations = [part.sizes.of("rtb") for part in parts if part.sizes is not None]
     forward = 2 * bytes_of(problem) * n * sum(activations)
     if forward > 2 * BETWEEN * machine.memory:
         return False
-    return machine.batches or kept > ROWS * machine.memory
+    if machine.batches or kept > ROWS * machine.memory:
+        return True
+    return _layers_take_less(problem, machine, labels, parts)
+
+
+def _layers_take_less(
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    parts: Sequence[PartPlan],
+) -> bool:
+    """Whether one layer at a time takes less memory than blocks of examples, all in a cache."""
+    factored = [part for part in parts if part.sizes is not None and part.way != "identity"]
+    if not factored or any(part.way != "jacobian" for part in factored):
+        return False  # of the factors themselves a compiler keeps one layer at a time anyhow
+    number, examples = bytes_of(problem), labels[problem.layout.left[0]] if problem.batched else 1
+    block, outputs = _rows_at_once(problem, machine, labels, parts, streamed=False)
+    # Patches are there twice: as a convolution makes them, and as a matrix.
+    patches = 2 * number * max(part.sizes.of("rta") for part in factored if part.sizes)
+    cotangents = [number * part.sizes.of("rtb") for part in factored if part.sizes]
+    kept = [_kept(problem, labels, part) for part in factored]
+    of_blocks = block * (patches + (1 + outputs) * sum(cotangents)) + sum(kept)
+    layer = patches + sum(cotangents) + 2 * outputs * max(cotangents)
+    return examples * layer + max(kept) < of_blocks
 
 
 def _rows_at_once(
@@ -121,7 +144,10 @@ def _tile(
     n = max(labels[side[0]] for side in (layout.left, layout.right))
     rows = max(num_rows(labels, side) for side in (layout.left, layout.right))
     tile = float(n)
-    if rows >= 4 * machine.tile:
+    # All rows are there at once for it; without it all products are, until they are added up.
+    kept = sum(_kept(problem, labels, part) for part in parts)
+    products = len(parts) * bytes_of(problem) * num_rows(labels, layout.out)
+    if rows >= 4 * machine.tile and 2 * kept < products:
         tile = machine.tile // (rows // n)
     # Z has the examples of both sides.
     pairs = [

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from ntk_train._jax import Equation, Literal, Var
+from ntk_train._jax import Equation, Literal, Var, after
 from ntk_train._types import PyTree
 from ntk_train.kernel.plan import Plan
 from ntk_train.kernel.rows import Rows, one_hot_of, rows_for
@@ -149,15 +148,10 @@ class _Side:
     def wait(self, k: int, kernel: jax.Array) -> None:
         """Makes the cotangents of later steps depend on a part of the kernel.
 
-        Or a compiler could compute all of them first; a barrier of XLA's is gone before it orders
-        its operations. What is added is 0: no entry is above infinity, which is not known before.
+        Or a compiler could compute all of them first.
         """
-        if kernel.size == 0:
-            return
-        zero = (jnp.ravel(kernel)[0] > jnp.inf).astype(kernel.dtype)
         for v in self._waiting[k]:
-            value = self._env[v]
-            self._env[v] = value + zero.astype(value.dtype)
+            self._env[v] = after(self._env[v], kernel)
 
     def _missing(self, member: tuple[str, int, int], done: set[int]) -> set[int]:
         """The equations that a member needs, without those that are done."""
