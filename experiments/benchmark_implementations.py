@@ -6,8 +6,8 @@ milliseconds, operations that XLA counts for a kernel entry (a loop's body once)
 with the result, and seconds to compile, of our implementations, of `auto`, compiled once more on
 its own, and, where it is installed, of neural-tangents 0.6.5 in the same process. Runs are
 interleaved, round by round; a round repeats a kernel for 50 ms or more, what takes under 0.1 s has
-four times as many rounds, and the fastest round of each is kept. Jacobians over 2 GB are left out;
-what takes over 20 seconds is run once.
+four times as many rounds, under 1 ms twelve times, and the fastest round of each is kept. Jacobians
+over 2 GB are left out; what takes over 20 seconds is run once.
 
     python -m experiments.benchmark_implementations --save            # 35 minutes on 2 cores
     python -m experiments.benchmark_implementations --save --only resnet

@@ -78,8 +78,8 @@ def interleaved(
     """The fastest round of each program, round by round in turn, and how many rounds it had.
 
     A round repeats a program for about `seconds_per_round` and takes the mean; one under 0.1 s has
-    four times as many rounds. All rounds of a program together take about `cap` seconds at most: a
-    program that takes longer is run once, and that run counts.
+    four times as many rounds, one under 1 ms twelve times. All rounds of a program together take
+    about `cap` seconds at most: a program that takes longer is run once, and that run counts.
     """
     best, counts, planned = {}, {}, {}
     for name, run in programs.items():
@@ -88,7 +88,7 @@ def interleaved(
             first = seconds_of(run, 1, wait_for_each=True)
         best[name] = first
         counts[name] = min(max(1, round(seconds_per_round / first)), 1000)
-        wanted = rounds * (4 if first < 0.1 else 1)
+        wanted = rounds * (12 if first < 1e-3 else 4 if first < 0.1 else 1)
         planned[name] = min(wanted, int(cap / (first * counts[name])))
     for i in range(max(planned.values())):
         for name, run in programs.items():

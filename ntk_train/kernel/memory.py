@@ -144,10 +144,11 @@ def _tile(
     n = max(labels[side[0]] for side in (layout.left, layout.right))
     rows = max(num_rows(labels, side) for side in (layout.left, layout.right))
     tile = float(n)
-    # All rows are there at once for it; without it all products are, until they are added up.
-    kept = sum(_kept(problem, labels, part) for part in parts)
-    products = len(parts) * bytes_of(problem) * num_rows(labels, layout.out)
-    if rows >= 4 * machine.tile and 2 * kept < products:
+    # For it all factors are there at once; without it all Grams are, until they are added up.
+    grams = [part for part in parts if part.way == "full_gram"]
+    kept = sum(_kept(problem, labels, part) for part in grams)
+    products = len(grams) * bytes_of(problem) * num_rows(labels, layout.out)
+    if rows >= 4 * machine.tile and 2 * kept <= products:
         tile = machine.tile // (rows // n)
     # Z has the examples of both sides.
     pairs = [

@@ -9,19 +9,30 @@ import pytest
 
 from ntk_train import KernelInputError, explain, ntk
 from ntk_train.kernel import planning
-from ntk_train.kernel.machine import Machine
+from ntk_train.kernel.machine import MACHINES, Machine
 from ntk_train.kernel.plan import Blocks
 from tests import oracle
 
 X = jax.random.normal(jax.random.key(0), (7, 4, 4, 2), "float64")
 
 
-def network(params, x):
-    """Convolutions whose Jacobians are formed, a dense layer whose factors are kept, biases."""
+def convolutional(params, x):
     layout = ("NHWC", "HWIO", "NHWC")
     for w, b in params["convolutions"]:
         x = jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=layout)
         x = jnp.tanh(x + b)
+    return x
+
+
+def dense(params, x):
+    for w in params[:-1]:
+        x = jnp.maximum(x @ w, 0)
+    return x @ params[-1]
+
+
+def network(params, x):
+    """Convolutions whose Jacobians are formed, a dense layer whose factors are kept, biases."""
+    x = convolutional(params, x)
     x = jnp.tanh(x.reshape(len(x), -1) @ params["hidden"])
     return x @ params["last"] + params["bias"]
 
@@ -138,6 +149,53 @@ def test_large_networks_are_computed_in_blocks():
     assert found.blocks.examples < 32
     assert found.blocks.tile is not None
     assert found.blocks.tile < 32
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    monkeypatch.setattr(planning, "this_machine", lambda _: MACHINES["cpu"])
+
+
+@pytest.mark.parametrize(
+    ("width", "tile"), [(256, 2), (1024, None)], ids=["narrow_rows", "wide_rows"]
+)
+def test_blocks_of_a_kernel_that_is_larger_than_its_rows(cpu, width, tile):
+    """Wide rows take more memory, all at once, than the Grams that blocks of the kernel spare."""
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
+    params = [*[shape(width, width)] * 9, shape(width, 128)]
+    blocks = explain(dense, params, shape(8, width)).plan.blocks
+    assert blocks.tile == tile
+
+
+@pytest.mark.parametrize(
+    ("n", "outputs", "streamed"), [(2, 10, True), (16, 10, False), (2, 1, False)]
+)
+def test_layers_go_one_by_one_where_that_takes_less(cpu, n, outputs, streamed):
+    """Many cotangents of few examples; patches of many examples go in blocks of these."""
+    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
+    params = {"convolutions": [(shape(3, 3, 64, 64), shape(64))] * 5}
+    f = lambda params, x: convolutional(params, x).mean((1, 2))[:, :outputs]
+    plan = explain(f, params, shape(n, 32, 32, 64)).plan
+    assert plan.blocks.streamed == streamed
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the plan for a CPU")
+def test_grams_of_all_layers_are_not_in_memory_at_once():
+    """A layer more takes its activations, and no Gram that waits for cotangents [o, t, s]."""
+
+    t, width, outputs = 64, 512, 64
+
+    def temporary(depth):
+        shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
+        params = [*[shape(width, width)] * depth, shape(width, outputs)]
+        f = lambda params, x: dense(params, x).mean(1)
+        x = shape(2, t, width)
+        assert "half_gram" in {part.way for part in explain(f, params, x).plan.all_parts}
+        kernel = jax.jit(functools.partial(ntk, f, implementation="structured"))
+        return kernel.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    activations, gram = 4 * 2 * t * width, 4 * 2 * outputs * t * t
+    assert (temporary(12) - temporary(6)) / 6 < 3 * activations < gram
 
 
 def agrees_within(memory_budget, x2=None, **options):
