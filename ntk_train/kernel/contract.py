@@ -169,24 +169,26 @@ def _labelled(labels: str, values: jax.Array) -> _Labelled:
 def _product(problem: KernelProblem, out: str, left: _Labelled, right: _Labelled) -> _Labelled:
     """A product of the kernel itself: never below float32, unless asked for."""
     out = _present(out, left, right)
-    inner = "".join(v for v in left.labels if v in right.labels)
-    rows1, rows2 = left.labels.removesuffix(inner), right.labels.removesuffix(inner)
-    equation, shape = f"{left.labels},{right.labels}->{out}", None
-    values1, values2 = left.values, right.values
-    if inner and out == rows1 + rows2 and not set(inner) & set(out):
-        # Two plain matrices: of more axes XLA makes a transposed copy of the second on a CPU.
-        shape = values1.shape[: len(rows1)] + values2.shape[: len(rows2)]
-        width = math.prod(values1.shape[len(rows1) :])
-        values1, values2 = (values.reshape(-1, width) for values in (values1, values2))
-        equation = "ik,jk->ij"
-    values = jnp.einsum(
-        equation,
-        values1,
-        values2,
+    einsum = functools.partial(
+        jnp.einsum,
         precision=problem.precision or "highest",
         preferred_element_type=jnp.promote_types(left.values.dtype, jnp.float32),
     )
-    return _Labelled(out, values if shape is None else values.reshape(shape))
+    inner = "".join(v for v in left.labels if v in right.labels)
+    rows1, rows2 = left.labels.removesuffix(inner), right.labels.removesuffix(inner)
+    if not inner or out != rows1 + rows2 or set(inner) & set(out):
+        values = einsum(f"{left.labels},{right.labels}->{out}", left.values, right.values)
+        return _Labelled(out, values)
+    # Two plain matrices: of more axes XLA makes a transposed copy of the second on a CPU.
+    values = einsum("ik,jk->ij", _matrix(left, len(rows1)), _matrix(right, len(rows2)))
+    shape = left.values.shape[: len(rows1)] + right.values.shape[: len(rows2)]
+    return _Labelled(out, values.reshape(shape))
+
+
+def _matrix(factor: _Labelled, num_rows: int) -> jax.Array:
+    """[*rows, *rest] to [rows, rest], also of no rows or columns."""
+    shape = factor.values.shape
+    return factor.values.reshape(math.prod(shape[:num_rows]), math.prod(shape[num_rows:]))
 
 
 def _with_ones(kernel: _Labelled, out: str) -> _Labelled:

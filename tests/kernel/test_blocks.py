@@ -16,6 +16,10 @@ from tests import oracle
 X = jax.random.normal(jax.random.key(0), (7, 4, 4, 2), "float64")
 
 
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, "float32")
+
+
 def convolutional(params, x):
     layout = ("NHWC", "HWIO", "NHWC")
     for w, b in params["convolutions"]:
@@ -138,7 +142,6 @@ def test_layers_in_blocks_with_a_cut(machine):
 
 def test_large_networks_are_computed_in_blocks():
     """The sizes that the plan itself takes, on shapes alone."""
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
     params = {
         "convolutions": [(shape(3, 3, 3, 64), shape(64)), (shape(3, 3, 64, 64), shape(64))],
         "hidden": shape(64 * 64 * 64, 256),
@@ -161,7 +164,6 @@ def cpu(monkeypatch):
 )
 def test_blocks_of_a_kernel_that_is_larger_than_its_rows(cpu, width, tile):
     """Wide rows take more memory, all at once, than the Grams that blocks of the kernel spare."""
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
     params = [*[shape(width, width)] * 9, shape(width, 128)]
     blocks = explain(dense, params, shape(8, width)).plan.blocks
     assert blocks.tile == tile
@@ -172,7 +174,6 @@ def test_blocks_of_a_kernel_that_is_larger_than_its_rows(cpu, width, tile):
 )
 def test_layers_go_one_by_one_where_that_takes_less(cpu, n, outputs, streamed):
     """Many cotangents of few examples; patches of many examples go in blocks of these."""
-    shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
     params = {"convolutions": [(shape(3, 3, 64, 64), shape(64))] * 5}
     f = lambda params, x: convolutional(params, x).mean((1, 2))[:, :outputs]
     plan = explain(f, params, shape(n, 32, 32, 64)).plan
@@ -186,7 +187,6 @@ def test_grams_of_all_layers_are_not_in_memory_at_once():
     t, width, outputs = 64, 512, 64
 
     def temporary(depth):
-        shape = lambda *sizes: jax.ShapeDtypeStruct(sizes, "float32")
         params = [*[shape(width, width)] * depth, shape(width, outputs)]
         f = lambda params, x: dense(params, x).mean(1)
         x = shape(2, t, width)
@@ -196,6 +196,16 @@ def test_grams_of_all_layers_are_not_in_memory_at_once():
 
     activations, gram = 4 * 2 * t * width, 4 * 2 * outputs * t * t
     assert (temporary(12) - temporary(6)) / 6 < 3 * activations < gram
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (4, 0)], ids=["no_inputs", "no_hidden_units"])
+def test_layers_without_units(sizes):
+    params, x = [jnp.ones(sizes), jnp.ones((sizes[1], 2))], jnp.ones((3, sizes[0]))
+    kernel, want = (
+        ntk(dense, params, x, implementation=name)
+        for name in ("structured", "jacobian_contraction")
+    )
+    np.testing.assert_allclose(kernel, want, atol=1e-12)
 
 
 def agrees_within(memory_budget, x2=None, **options):
