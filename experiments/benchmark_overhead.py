@@ -7,9 +7,9 @@
 Steps of SGD with momentum on made-up images, each waited for by its loss, as a loop does that logs
 it; parameters and optimizer are donated. A step takes the milliseconds that `--batch` makes of it
 (20 or more, say). The hook measures the traced kernel of `--probe` images every `--every` steps and
-writes all that it has, pictures included, to event files. Everything is compiled
-before the clock starts. Five ways take turns of `--steps` steps, `--rounds` times and each time in
-another order, so that what else the machine does meets all of them:
+writes all that it has, pictures included, to event files. Everything is compiled before the clock
+starts. Five ways take turns of `--steps` steps, `--rounds` times and each time in another order, so
+that what else the machine does meets all of them:
 
     none            no hook
     kernel          no hook: the loop runs the kernel's program at the same steps, and waits for it
@@ -72,9 +72,6 @@ Measure = Callable[[int, float, Any], bool]
 class Loop:
     """A training loop of one way, which goes on where it stopped.
 
-    Attributes:
-      measurements: in each turn.
-
     Args:
       network: to train.
       batch: images and labels.
@@ -99,7 +96,6 @@ class Loop:
         self._every = every
         self._step = every // 2
         self._clock = 0.0  # seconds in its own turns
-        self.measurements: list[int] = []
         self._params = jax.tree.map(jax.numpy.copy, network.params)
         optimizer = optax.sgd(1e-4, momentum=0.9)
         self._opt_state = optimizer.init(self._params)
@@ -115,17 +111,23 @@ class Loop:
 
         self._update = jax.jit(update, donate_argnums=(0, 1))
 
-    def warm_up(self) -> None:
-        """Compiles everything, and measures twice."""
+    def warm_up(self) -> int:
+        """Compiles everything, and measures twice; returns how often it did."""
         self._train()
+        measurements = 0
         # The first also compares examples. A step that ran would not run again: none above 0.
         for number, t in ((-self._every, -2e9), (0, -1e9)):
-            self._measure(number, t, self._params)
+            measurements += self._measure(number, t, self._params)
             self._wait()
         self._step = self._every // 2
+        return measurements
 
-    def turn(self, steps: int) -> tuple[list[float], float]:
-        """Trains so many steps; the seconds of each, what it measures included, and of all."""
+    def turn(self, steps: int) -> tuple[list[float], float, int]:
+        """Trains so many steps.
+
+        Returns:
+          The seconds of each, what it measures included, and of all, and how often it measured.
+        """
         seconds, begin, measurements = [], time.perf_counter(), 0
         for _ in range(steps):
             start = time.perf_counter()
@@ -135,8 +137,7 @@ class Loop:
             self._clock += seconds[-1]
         self._wait()
         jax.block_until_ready(self._params)
-        self.measurements.append(measurements)
-        return seconds, time.perf_counter() - begin
+        return seconds, time.perf_counter() - begin, measurements
 
     def _train(self) -> None:
         self._params, self._opt_state, loss = self._update(
@@ -161,32 +162,45 @@ def kernel_alone(network: Network, probe: Any, every: int) -> Measure:
     return run
 
 
-def loop_of(way: str, network: Network, folder: str, arguments: argparse.Namespace) -> Loop:
-    """The loop of a way, which writes to a folder."""
-    images = network.inputs(arguments.batch)
-    probe = network.inputs(arguments.probe)
-    batch = images, jax.numpy.arange(arguments.batch) % arguments.outputs
-    every = arguments.every
+def loop_of(
+    way: str,
+    network: Network,
+    batch: tuple[Any, Any],
+    probe: tuple[Any, Any],
+    folder: str,
+    every: int,
+) -> Loop:
+    """The loop of a way.
+
+    Args:
+      way: of `WAYS`.
+      network: to train.
+      batch: images and labels of each step.
+      probe: images and labels of the kernel.
+      folder: to write to.
+      every: steps from kernel to kernel.
+    """
+    images, labels = probe
     if way == "none":
         return Loop(network, batch, lambda *_: False, lambda: None, every=every)
     if way == "kernel":
-        return Loop(network, batch, kernel_alone(network, probe, every), lambda: None, every=every)
+        return Loop(network, batch, kernel_alone(network, images, every), lambda: None, every=every)
     hook = NTKHook(
         network.f,
-        probe,
-        labels=np.arange(arguments.probe) % arguments.outputs,
+        images,
+        labels=labels,
         every_steps=every,
         writer=_writer(f"{folder}/{way}"),
         max_overhead=0.01 if way == "hook, bounded" else None,
     )
 
-    def measure(step: int, t: float, params: Any) -> bool:
+    def begin(step: int, t: float, params: Any) -> bool:
         begun = hook(step, t, params=params)
         if way == "hook, waited":
             hook.wait()
         return begun
 
-    return Loop(network, batch, measure, hook.wait, every=every)
+    return Loop(network, batch, begin, hook.wait, every=every)
 
 
 class Times(NamedTuple):
@@ -199,14 +213,15 @@ class Times(NamedTuple):
 
 def measure(loops: dict[str, Loop], steps: int, rounds: int) -> dict[str, Times]:
     """The ways in turns."""
-    times = {way: Times([], [], loop.measurements) for way, loop in loops.items()}
+    times = {way: Times([], [], []) for way in loops}
     ways = list(loops)
     for number in range(rounds):
         first = number % len(ways)
         for way in ways[first:] + ways[:first]:
-            seconds, whole = loops[way].turn(steps)
+            seconds, whole, measurements = loops[way].turn(steps)
             times[way].steps.extend(seconds)
             times[way].turns.append(whole)
+            times[way].measurements.append(measurements)
             print(f"round {number + 1} {way:14} {1e3 * whole / steps:8.2f} ms a step", flush=True)
     return times
 
@@ -274,10 +289,16 @@ def main() -> None:
     """Measures, prints and keeps."""
     arguments = _parse()
     network = NETWORKS[arguments.network](arguments.outputs)
+    images, probe = network.inputs(arguments.batch), network.inputs(arguments.probe)
+    batch = images, jax.numpy.arange(arguments.batch) % arguments.outputs
+    labels = np.arange(arguments.probe) % arguments.outputs
     with tempfile.TemporaryDirectory() as folder:
-        loops = {way: loop_of(way, network, folder, arguments) for way in WAYS}
-        for loop in loops.values():
-            loop.warm_up()
+        loops = {
+            way: loop_of(way, network, batch, (probe, labels), folder, arguments.every)
+            for way in WAYS
+        }
+        for way, loop in loops.items():
+            assert loop.warm_up() == (0 if way == "none" else 2)
         times = measure(loops, arguments.steps, arguments.rounds)
     names = ("network", "outputs", "batch", "probe", "every", "steps", "rounds")
     common = {name: getattr(arguments, name) for name in names}

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+QUICK = {"xla_backend_optimization_level": 0}  # most of the time goes into compiling
+
 
 def jacobian(f, params, x, forward=True):
     """df(x)/dtheta as [N, O, P], in float64 and over the floating-point leaves of params."""
@@ -18,8 +20,7 @@ def jacobian(f, params, x, forward=True):
         outputs = jax.tree.leaves(f(treedef.unflatten(merged), x))
         return jnp.concatenate([y.reshape(y.shape[0], -1) for y in outputs], axis=1)
 
-    quick = {"xla_backend_optimization_level": 0}  # most of the time goes into compiling
-    of_theta = jax.jit((jax.jacfwd if forward else jax.jacrev)(flat_f), compiler_options=quick)
+    of_theta = jax.jit((jax.jacfwd if forward else jax.jacrev)(flat_f), compiler_options=QUICK)
     columns = of_theta(theta)
     return np.concatenate([np.asarray(j).reshape(*j.shape[:2], -1) for j in columns], axis=2)
 

@@ -36,11 +36,10 @@ def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
     own = {group: leaves for group, leaves in plan.groups.items() if leaves}
     kernel_bytes = bytes_of(plan.problem) * num_rows(plan.labels, plan.problem.layout.out)
     # A kernel in a cache is faster as a whole, each part by columns.
-    large = plan.blocks.tile is not None and kernel_bytes > plan.machine.block
-    if large and not plan.blocks.streamed:
+    large = kernel_bytes > plan.machine.block
+    if plan.blocks.tile is not None and large and not plan.blocks.streamed:
         rows = _rows_of_both(dataclasses.replace(plan, groups=own), x1, x2)
         block = functools.partial(_pushed_block, plan, own, inner)
-        assert plan.blocks.tile is not None
         return _tiled(plan, plan.blocks.tile, *rows, block)
     kernels = _of_level(plan, x1, x2)
     of_h = dataclasses.replace(plan, groups={}, bundles=[], stacks=[])

@@ -81,9 +81,10 @@ def _layers_take_less(
         return False  # of the factors themselves a compiler keeps one layer at a time anyhow
     number, examples = bytes_of(problem), labels[problem.layout.left[0]] if problem.batched else 1
     block, outputs = _rows_at_once(problem, machine, labels, parts, streamed=False)
+    formed = [part.sizes for part in factored if part.sizes is not None]
     # Patches are there twice: as a convolution makes them, and as a matrix.
-    patches = 2 * number * max(part.sizes.of("rta") for part in factored if part.sizes)
-    cotangents = [number * part.sizes.of("rtb") for part in factored if part.sizes]
+    patches = 2 * number * max(sizes.of("rta") for sizes in formed)
+    cotangents = [number * sizes.of("rtb") for sizes in formed]
     kept = [_kept(problem, labels, part) for part in factored]
     of_blocks = block * (patches + (1 + outputs) * sum(cotangents)) + sum(kept)
     layer = patches + sum(cotangents) + 2 * outputs * max(cotangents)

@@ -15,7 +15,6 @@ from tests.bank import BANK, NETWORKS, PRIMITIVES
 
 IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products", "structured"]
 DTYPES = {"float64": 1e-10, "float32": 2e-6}
-QUICK = {"xla_backend_optimization_level": 0}  # most of the time goes into compiling
 
 over_bank = pytest.mark.parametrize("case", BANK, ids=lambda case: case.name)
 over_implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -79,7 +78,7 @@ def test_every_mode_equals_the_oracle(case, dtype, other, implementation):
     want = expected(case, dtype, other)
     chosen1, chosen2 = choices(want["full"], other)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @functools.partial(jax.jit, compiler_options=oracle.QUICK)
     def all_modes(params, x1, x2):
         options = {"implementation": implementation, "batched": case.batched}
         modes = {"chosen": (chosen1, chosen2) if other else chosen1}

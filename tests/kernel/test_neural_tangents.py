@@ -16,6 +16,7 @@ from ntk_train import (
     empirical_ntk_vp_fn,
 )
 from tests.kernel import neural_tangents_cases as cases
+from tests.oracle import QUICK
 
 KEPT = np.load(pathlib.Path(__file__).parent / "neural_tangents_0_6_5.npz")
 
@@ -28,8 +29,7 @@ def test_equals_the_kernels_of_neural_tangents(axes, vmap_axes, other, implement
         cases.network, *cases.AXES[axes], cases.VMAP_AXES[vmap_axes], implementation
     )
     want = KEPT[f"{axes}-{vmap_axes}-{'x2' if other else 'x1'}"]
-    quick = {"xla_backend_optimization_level": 0}  # most of the time goes into compiling
-    got = jax.jit(kernel_fn, compiler_options=quick)(x1, x2, params, **kwargs)
+    got = jax.jit(kernel_fn, compiler_options=QUICK)(x1, x2, params, **kwargs)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, atol=1e-12 * np.abs(want).max())
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ntk_train.models import create_model
+from tests.oracle import QUICK
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-"""Compiles quickly: most of the time goes into that."""
+jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 _VIT = {"patch_size": 2, "width": 4, "num_heads": 2, "mlp_ratio": 2}
 _MIXER = {"patch_size": 2, "width": 4, "tokens_dim": 3, "channels_dim": 5}
