@@ -109,7 +109,9 @@ class Tridiagonal:
         """Ritz values, ascending, and vectors of the whole or of its first steps."""
         m = len(self.diagonal) if steps is None else min(steps, len(self.diagonal))
         off = self.off_diagonal[: m - 1]
-        return np.linalg.eigh(np.diag(self.diagonal[:m]) + np.diag(off, 1) + np.diag(off, -1))
+        matrix = np.diag(self.diagonal[:m]) + np.diag(off, 1) + np.diag(off, -1)
+        values, vectors = np.linalg.eigh(matrix)
+        return values, vectors
 
 
 def top_eigenvalues(
