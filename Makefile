@@ -36,9 +36,10 @@ format: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# The shapes and types in the core's signatures are checked while the tests run.
+# The shapes and types in the core's signatures are checked while the tests run. Most of their time
+# goes into compiling, here without XLA's optimisations; `make test-all` has them.
 unit: $(STAMP)
-	$(PYTEST) -m "not heavy"
+	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PYTEST) -m "not heavy"
 
 test-all: lint types
 	$(PYTEST)

@@ -81,6 +81,9 @@ def pushed(plan: Plan, inner: Plan, rows1: Rows, kernel: jax.Array, rows2: Rows)
     assert rows2.of_h is not None
     j1 = _Labelled(layout.left + of_h.left[1:], rows1.of_h)
     j2 = _Labelled(layout.right + of_h.right[1:], rows2.of_h)
+    if len(rows2.of_h) and not plan.programs[1].depends_on_x(len(problem.theta)):
+        # Of a linear last layer: a plain product, in place of one for each example.
+        j2 = _Labelled(j2.labels[1:], rows2.of_h[0])
     half = _product(problem, layout.left + of_h.right, j1, _Labelled(of_h.out, kernel))
     return _product(problem, layout.out, half, j2).values
 

@@ -13,6 +13,7 @@ from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.machine import BETWEEN, ROWS, Machine
 from ntk_train.kernel.plan import Blocks, PartPlan, examples_of
 
+_COLUMNS = 4  # more of them take long to compile
 _MANY_ROWS = 256  # from which an accelerator is busy with a part of a product
 
 
@@ -22,6 +23,8 @@ def blocks_of(
     labels: Mapping[str, int],
     parts: Sequence[PartPlan],
     operations: int,
+    *,
+    is_cut: bool,
 ) -> Blocks:
     """Decides how much is computed at once.
 
@@ -31,6 +34,7 @@ def blocks_of(
       labels: sizes of the labels of the layout.
       parts: what is done with each leaf.
       operations: of the whole, derivatives included.
+      is_cut: whether the kernel of a bottleneck is pushed through to this one.
     """
     layout = problem.layout
     streamed = is_streamed(problem, machine, labels, parts)
@@ -39,14 +43,10 @@ def blocks_of(
         labels = {**labels, traced[0]: traced[1]}
     n_, m_ = examples_of(problem)
     blocked = n_ != m_ and {n_, m_} <= set(layout.out) and all(labels.values())
-    tile = _tile(problem, machine, labels, parts) if blocked else None
-    pairs = sum(part.cost.operations for part in parts if part.way == "half_gram")
-    columns, most = 1, machine.columns
-    if machine.batches and (not streamed or num_rows(labels, layout.right) < _MANY_ROWS):
-        most = 1  # small products are faster whole, and slices of all rows are copies
-    if blocked and tile is None and pairs > operations / 8:  # or it takes more than it saves
-        m = labels[m_]
-        columns = m if m <= most else min(most, 2)
+    tile = _tile(problem, machine, labels, parts, is_cut) if blocked else None
+    columns = 1
+    if blocked and tile is None:
+        columns = _columns(problem, machine, labels, parts, operations, streamed)
     examples, outputs = _rows_at_once(problem, machine, labels, parts, streamed)
     return Blocks(examples, outputs, tile, columns, traced, streamed)
 
@@ -134,11 +134,38 @@ def _traced(
     return label, _even(labels[label], labels[label] * ROWS * machine.memory / kept)
 
 
+def _columns(
+    problem: KernelProblem,
+    machine: Machine,
+    labels: Mapping[str, int],
+    parts: Sequence[PartPlan],
+    operations: int,
+    streamed: bool,
+) -> int:
+    """How many parts of x2 are multiplied one after the other; of Grams where that saves time."""
+    m, most = labels[examples_of(problem)[1]], machine.columns
+    if machine.batches and (not streamed or num_rows(labels, problem.layout.right) < _MANY_ROWS):
+        most = 1  # small products are faster whole, and slices of all rows are copies
+    half, full = (
+        [part.cost.operations for part in parts if part.way == way]
+        for way in ("half_gram", "full_gram")
+    )
+    if sum(half) > operations / 8:  # or it takes more than it saves
+        return m if m <= most else min(most, 2)
+    columns = min(_COLUMNS, m)
+    saved = sum(full) * (columns - 1) / (2 * columns)  # what is below the diagonal
+    more_products = (columns - 1) * len(full)
+    if machine.batches or problem.x2 is not None or sum(full) <= operations / 8:
+        return 1
+    return columns if saved > more_products * machine.launch * machine.balance else 1
+
+
 def _tile(
     problem: KernelProblem,
     machine: Machine,
     labels: Mapping[str, int],
     parts: Sequence[PartPlan],
+    is_cut: bool,
 ) -> int | None:
     """How many examples a block of the kernel has on either side; None for all."""
     layout = problem.layout
@@ -148,8 +175,10 @@ def _tile(
     # For it all factors are there at once; without it all Grams are, until they are added up.
     grams = [part for part in parts if part.way == "full_gram"]
     kept = sum(_kept(problem, labels, part) for part in grams)
-    products = len(grams) * bytes_of(problem) * num_rows(labels, layout.out)
-    if rows >= 4 * machine.tile and 2 * kept <= products:
+    kernel = bytes_of(problem) * num_rows(labels, layout.out)
+    # A kernel in a cache is pushed through faster as a whole.
+    whole = is_cut and kernel <= machine.block
+    if rows >= 4 * machine.tile and 2 * kept <= len(grams) * kernel and not whole:
         tile = machine.tile // (rows // n)
     # Z has the examples of both sides.
     pairs = [

@@ -65,7 +65,9 @@ def make_plan(
         parts=parts,
         bundles=[bundle for leaves in groups.values() for bundle in _bundles(parts, leaves)],
         stacks=[stack for leaves in groups.values() for stack in _stacks(parts, leaves)],
-        blocks=blocks_of(problem, machine, labels, parts, total.operations),
+        blocks=blocks_of(
+            problem, machine, labels, parts, total.operations, is_cut=inner is not None
+        ),
         cost=total,
         inner=inner,
     )

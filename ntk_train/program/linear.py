@@ -131,6 +131,19 @@ class LinearProgram(Block):
                     found[term] = found.get(term, 0) + found[v]
         return frozenset(v for v, times in found.items() if times == 1)
 
+    def depends_on_x(self, i: int) -> bool:
+        """Whether the derivative in the tangent of a number is another one for another input."""
+        known, tangents = set(self.x), {self.tangents[i]}
+        for equation in self.equations:
+            inputs = {v for v in equation.invars if not isinstance(v, Literal)}
+            if inputs & tangents:
+                if inputs & known:
+                    return True
+                tangents.update(equation.outvars)
+            elif inputs & known and not self.is_linear(equation):
+                known.update(equation.outvars)
+        return False
+
 
 _KEEP_ORDER = {  # by name: `add_any` is not public
     "add",

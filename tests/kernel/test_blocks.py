@@ -54,10 +54,10 @@ def params_of(outputs):
 
 @pytest.fixture
 def machine(monkeypatch):
-    def small(blocks, block=1e9):
-        chosen = Machine(30, block, 8e9, 10**9, 4096, True, 1)
+    def small(blocks):
+        chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1)
         monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
-        monkeypatch.setattr(planning, "blocks_of", lambda *_: blocks)
+        monkeypatch.setattr(planning, "blocks_of", lambda *_, **options: blocks)
 
     return small
 
@@ -92,13 +92,45 @@ def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other)
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
 @pytest.mark.parametrize("tile", [1, 3])
 def test_a_large_kernel_with_a_cut_is_never_whole_twice(machine, tile, other):
-    machine(Blocks(7, 40, tile), block=1.0)
+    machine(Blocks(7, 40, tile))
     params, x2 = params_of(40), 2 * X[:3] if other else None
     want = oracle.kernel(network, params, X, x2)
     kernel = jax.jit(functools.partial(ntk, network, implementation="structured", per_layer=True))
     parts = kernel(params, X, x2)
     assert len(parts) > 2
     np.testing.assert_allclose(sum(parts.values()), want, atol=1e-12 * np.abs(want).max())
+
+
+def sine_of(params, x):
+    return jnp.sin(dense(params, x) * x.sum(1, keepdims=True))
+
+
+SIZES = [(5, 64), (64, 64), (64, 4), (4, 40)]
+CUT = [np.sin(np.arange(a * b) + a).reshape(a, b) / a**0.5 for a, b in SIZES]
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
+@pytest.mark.parametrize(("f", "depends"), [(dense, False), (sine_of, True)])
+@pytest.mark.parametrize("tile", [None, 2])
+def test_what_comes_after_a_cut_is_of_each_example(machine, f, depends, tile, other):
+    machine(Blocks(3, 40, tile))
+    x1 = np.cos(np.arange(15.0)).reshape(3, 5)
+    x2 = 2 * x1[:2] if other else None
+    plan = explain(f, CUT, x1, x2).plan
+    assert plan.inner is not None
+    h = len(plan.problem.theta)
+    assert [program.depends_on_x(h) for program in plan.programs] == [depends] * 2
+    assert plan.inner.programs[0].depends_on_x(0)
+    kernel = jax.jit(functools.partial(ntk, f, implementation="structured"))(CUT, x1, x2)
+    want = oracle.kernel(f, CUT, x1, x2)
+    np.testing.assert_allclose(kernel, want, atol=1e-12 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (0, 2), (2, 0)])
+def test_a_cut_without_examples(sizes):
+    x1, x2 = (np.ones((size, 5)) for size in sizes)
+    kernel = jax.jit(functools.partial(ntk, dense, implementation="structured"))(CUT, x1, x2)
+    assert kernel.shape == (sizes[0], 40, sizes[1], 40)
 
 
 @pytest.mark.parametrize("way", ["jacobian", "half_gram", "full_gram"])
@@ -167,6 +199,27 @@ def test_blocks_of_a_kernel_that_is_larger_than_its_rows(cpu, width, tile):
     params = [*[shape(width, width)] * 9, shape(width, 128)]
     blocks = explain(dense, params, shape(8, width)).plan.blocks
     assert blocks.tile == tile
+
+
+@pytest.mark.parametrize(
+    ("width", "n", "outputs", "columns"),
+    [(256, 32, 16, 4), (256, 3, 64, 3), (64, 8, 16, 1), (256, 32, 1, 1), (1024, 8, 16, 1)],
+    ids=["all", "few_examples", "narrow", "one_output", "wide"],
+)
+def test_grams_on_and_above_the_diagonal(cpu, width, n, outputs, columns):
+    """Where the products spared take longer than it takes to start more of them."""
+    params = [*[shape(width, width)] * 9, shape(width, outputs)]
+    of = lambda *xs: explain(dense, params, *xs).plan.blocks
+    assert of(shape(n, width)).columns == columns
+    assert of(shape(n, width), shape(n, width)).columns == 1
+
+
+@pytest.mark.parametrize(("n", "tile"), [(8, None), (32, 2)], ids=["in_a_cache", "large"])
+def test_a_kernel_in_a_cache_is_pushed_through_as_a_whole(cpu, n, tile):
+    params = [*[shape(64, 64)] * 9, shape(64, 128)]
+    plan = explain(dense, params, shape(n, 64)).plan
+    assert plan.inner is not None
+    assert plan.blocks.tile == tile
 
 
 @pytest.mark.parametrize(
