@@ -30,7 +30,7 @@ class Machine(NamedTuple):
 
 # Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
 MACHINES = {
-    "cpu": Machine(30, 16e6, 8e9, 256, 16_000, False, 8),
+    "cpu": Machine(30, 4e6, 8e9, 256, 16_000, False, 8),
     "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 4),
     "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 4),
 }

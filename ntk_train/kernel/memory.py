@@ -13,6 +13,7 @@ from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.machine import BETWEEN, ROWS, Machine
 from ntk_train.kernel.plan import Blocks, PartPlan, examples_of
 
+_CACHE = 4  # blocks in a cache
 _COLUMNS = 4  # more of them take long to compile
 _MANY_ROWS = 256  # from which an accelerator is busy with a part of a product
 
@@ -81,10 +82,10 @@ def _layers_take_less(
         return False  # of the factors themselves a compiler keeps one layer at a time anyhow
     number, examples = bytes_of(problem), labels[problem.layout.left[0]] if problem.batched else 1
     block, outputs = _rows_at_once(problem, machine, labels, parts, streamed=False)
-    formed = [part.sizes for part in factored if part.sizes is not None]
-    # Patches are there twice: as a convolution makes them, and as a matrix.
-    patches = 2 * number * max(sizes.of("rta") for sizes in formed)
-    cotangents = [number * sizes.of("rtb") for sizes in formed]
+    formed = [(part.sizes, part.pieces) for part in factored if part.sizes is not None]
+    # Patches are there twice: each tap's, and side by side.
+    patches = 2 * number * max(sizes.of("rta") / pieces for sizes, pieces in formed)
+    cotangents = [number * sizes.of("rtb") for sizes, _ in formed]
     kept = [_kept(problem, labels, part) for part in factored]
     of_blocks = block * (patches + (1 + outputs) * sum(cotangents)) + sum(kept)
     layer = patches + sum(cotangents) + 2 * outputs * max(cotangents)
@@ -110,7 +111,7 @@ def _rows_at_once(
     patches, cotangents = (number * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb"))
     example = patches + outputs * cotangents
     kept = rows * number * sum(kept_numbers(part) for part in parts)
-    if example * n > max(machine.block, kept):  # or the loop would take more than it saves
+    if example * n > max(machine.block, kept / 2):  # or the loop would take more than it saves
         examples = _even(n, machine.block / example)
     if example > BETWEEN * machine.memory:
         outputs = _even(outputs, BETWEEN * machine.memory / (example / outputs))
@@ -177,7 +178,7 @@ def _tile(
     kept = sum(_kept(problem, labels, part) for part in grams)
     kernel = bytes_of(problem) * num_rows(labels, layout.out)
     # A kernel in a cache is pushed through faster as a whole.
-    whole = is_cut and kernel <= machine.block
+    whole = is_cut and kernel <= _CACHE * machine.block
     if rows >= 4 * machine.tile and 2 * kept <= len(grams) * kernel and not whole:
         tile = machine.tile // (rows // n)
     # Z has the examples of both sides.

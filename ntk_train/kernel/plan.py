@@ -56,6 +56,8 @@ class PartPlan:
       row_numbers: numbers that represent one row of its Jacobian.
       joined: whether its last product is one with those of other parts, or all of its contraction
         where the way is full_gram.
+      pieces: how many parts of its inputs' features a are made one after the other, for its
+        Jacobian.
       unfactored: the equations for which it is transposed although they contract it.
     """
 
@@ -67,6 +69,7 @@ class PartPlan:
     cost: Cost
     row_numbers: int
     joined: bool
+    pieces: int = 1
     unfactored: Sequence[Equation] = ()
 
 

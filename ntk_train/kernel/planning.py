@@ -110,7 +110,19 @@ def _plans_of_leaf(
             joined = is_stacked(problem, machine, sizes)
         else:
             joined = way != "identity" and is_small(problem, machine, labels, width)
-        yield PartPlan(path, leaf, (own1, own2), way, sizes, options[way], row, joined)
+        pieces = _pieces(problem, machine, sizes, [*own1, *own2]) if way == "jacobian" else 1
+        yield PartPlan(path, leaf, (own1, own2), way, sizes, options[way], row, joined, pieces)
+
+
+def _pieces(problem: KernelProblem, machine: Machine, sizes: Sizes, uses: Sequence[Site]) -> int:
+    """In how many pieces to make the patches of a Jacobian: where it has fewer numbers itself."""
+    counts = {len(site.factors.pieces) for site in uses}
+    sides = (problem.layout.left, problem.layout.right)
+    outputs = max(sizes.of(side[1:] if problem.batched else side) for side in sides)
+    # A product for each piece reads the cotangents anew, and an accelerator is slower at several.
+    if len(counts) > 1 or machine.batches or 2 * outputs * sizes.b > min(sizes.t, sizes.s):
+        return 1
+    return max(1, *counts)
 
 
 def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._jax import shape_of
+from ntk_train._jax import after, shape_of
 from ntk_train._types import PyTree
 from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.program.cotangents import derivatives
@@ -119,8 +119,13 @@ def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
             uses = uses_of(part)
             # Patches wait for the cotangents: those of all layers at once take much memory.
             own, g = lax.optimization_barrier(([data[i] for i in uses], [gs[i] for i in uses]))
-            x = _joined([factor_x(i, d) for i, d in zip(uses, own, strict=True)])
-            return _flat(_form(_joined(g), x))
+            formed: list[jax.Array] = []
+            for piece in range(part.pieces) if part.pieces > 1 else [None]:
+                if formed:
+                    own = [after(d, formed[-1]) for d in own]
+                x = _joined([factor_x(i, d, piece) for i, d in zip(uses, own, strict=True)])
+                formed.append(_form(_joined(g), x))
+            return _flat(formed[0] if len(formed) == 1 else jnp.concatenate(formed, axis=-1))
 
         bundles = [_of_one_dtype([jacobian(parts[i]) for i in bundle]) for bundle in plan.bundles]
         kept = [

@@ -26,13 +26,14 @@ class Derivatives(NamedTuple):
 
     Attributes:
       data: what each site's weight meets.
-      factor_x: from the number of a site and its data to the factor x[r,t,a].
+      factor_x: from the number of a site and its data to the factor x[r,t,a], or with the number
+        of a piece to this part of a.
       backward: from a cotangent of f's output (in its shape) to the factors g[r,t,b] of the sites
         and, by its index, the derivative in each tangent that is not cut, in its shape.
     """
 
     data: list[jax.Array]
-    factor_x: Callable[[int, jax.Array], jax.Array]
+    factor_x: Callable[..., jax.Array]
     backward: Callable[[jax.Array], tuple[list[jax.Array], dict[int, jax.Array]]]
 
 
@@ -87,8 +88,10 @@ def derivatives(
         gs = [factor_g(site, probe) for site, probe in zip(sites, of_probes, strict=True)]
         return gs, dict(zip(whole, of_tangents, strict=True))
 
-    def factor_x(i: int, data: jax.Array) -> jax.Array:
-        return _joined(sites[i], _over_scans(sites[i], sites[i].factors.x)(data))
+    def factor_x(i: int, data: jax.Array, piece: int | None = None) -> jax.Array:
+        factors = sites[i].factors
+        of_data = factors.x if piece is None else factors.pieces[piece]
+        return _joined(sites[i], _over_scans(sites[i], of_data)(data))
 
     return Derivatives([operands[i] for i in range(len(sites))], factor_x, backward)
 

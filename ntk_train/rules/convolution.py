@@ -3,7 +3,9 @@
 y[r,t,b] = sum_a x[r,t,a] w[r,a,b],   t output positions, a = channels x taps, r feature groups
 """
 
+import functools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -29,22 +31,32 @@ def convolution(equation: Equation, weight: int) -> Factors | None:
     b = w_shape[rhs_spec[0]] // r
     t = out_shape[out_spec[0]] * math.prod(out_shape[axis] for axis in out_spec[2:])
 
-    def x_factor(x: jax.Array) -> jax.Array:
+    def seen_by(first: int, taps: Sequence[int], x: jax.Array) -> jax.Array:
+        """What a kernel of so many taps sees, from a row of the whole kernel on."""
         x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])  # [batch, *spatial, channels]
+        padding = list(params["padding"])
+        if first:
+            low, high = padding[0]
+            padding[0] = (low - first * params["rhs_dilation"][0], high)
         seen = patches(
             x,
             taps,
             [out_shape[axis] for axis in out_spec[2:]],
             params["window_strides"],
-            params["padding"],
+            padding,
             params["lhs_dilation"],
             params["rhs_dilation"],
         )  # [batch, *positions, taps, channels]
         k, c = seen.shape[-2:]
-        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, a)
+        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, -1)
+
+    # What one row of taps sees: the patches of all rows take as many times the input's memory.
+    rows = range(taps[0]) if len(taps) > 1 and taps[0] > 1 else ()
+    pieces = [functools.partial(seen_by, row, [1, *taps[1:]]) for row in rows]
 
     def g_factor(g: jax.Array) -> jax.Array:
         g = g.transpose(out_spec[0], *out_spec[2:], out_spec[1])
         return jnp.moveaxis(g.reshape(t, r, b), 1, 0)
 
-    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r))
+    x_factor = functools.partial(seen_by, 0, taps)
+    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r), pieces)

@@ -9,7 +9,7 @@ every primitive without a rule, the Jacobian comes from a transposition, which i
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ class Factors:
       g: from a cotangent of the output to the factor g[r,t,b].
       weight_axes: says which axes of the weight are r, a and b, and in which order; uses of one
         weight with the same axes have the same theta labels.
+      pieces: as `x`, for consecutive parts of a, each on its own; none if they are all of it.
       one_hot: whether x[r,t,1] is the index at which one a is 1, or -1 where none is.
     """
 
@@ -42,6 +43,7 @@ class Factors:
     x: Callable[[jax.Array], jax.Array]
     g: Callable[[jax.Array], jax.Array]
     weight_axes: Any
+    pieces: Sequence[Callable[[jax.Array], jax.Array]] = ()
     one_hot: bool = False
 
 

@@ -147,6 +147,28 @@ def test_every_way_in_columns(machine, monkeypatch, way, columns):
     np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_patches_in_pieces(machine, monkeypatch, streamed):
+    machine(Blocks(2, 5, None, streamed=streamed))
+    monkeypatch.setattr(planning, "_pieces", lambda *args: max(map(pieces_of, args[-1])))
+    pieces_of = lambda site: len(site.factors.pieces) or 1
+    params = params_of(5)
+    formed = [part for part in explain(network, params, X).plan.parts if part.pieces > 1]
+    assert [part.pieces for part in formed] == [3, 3]
+    want = oracle.kernel(network, params, X)
+    found = jax.jit(functools.partial(ntk, network, implementation="structured"))(params, X)
+    np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
+
+
+@pytest.mark.parametrize(("channels", "pieces"), [(16, 3), (64, 1)], ids=["few", "many"])
+def test_patches_come_in_pieces_where_they_are_larger_than_the_jacobian(cpu, channels, pieces):
+    params = {"convolutions": [(shape(3, 3, channels, channels), shape(channels))] * 2}
+    f = lambda params, x: convolutional(params, x).mean((1, 2))[:, :16]
+    plan = explain(f, params, shape(2, 32, 32, channels)).plan
+    convolutions = [part for part in plan.all_parts if part.sizes and part.sizes.a > 1]
+    assert {part.pieces for part in convolutions} == {pieces}
+
+
 @pytest.mark.parametrize("outputs", ["trace", "sum", "diagonal", 1])
 def test_every_mode_in_blocks(machine, outputs):
     params = params_of(5)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from ntk_train import ntk
+from ntk_train.rules import factors_of
 from tests import oracle
 
 bounded = hypothesis.settings(
@@ -74,7 +75,7 @@ def convolutions(draw):
     """Shapes of data and weight, and the options of a convolution that has outputs."""
     dims = draw(st.integers(1, 3))
     per_dim = lambda low, high: draw(st.tuples(*[st.integers(low, high)] * dims))
-    positions, taps = per_dim(2, 4), per_dim(1, 2)
+    positions, taps = per_dim(2, 4), per_dim(1, 3)
     groups, a, b = draw(st.integers(1, 2)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
     options = {
         "window_strides": per_dim(1, 2),
@@ -102,6 +103,25 @@ def convolutions(draw):
 def test_convolutions_with_any_strides_paddings_dilations_groups_and_layouts(convolution, seed):
     convolve, x_shape, w_shape = convolution
     check(lambda w, x: convolve(x, w), normal(seed, w_shape), x_shape, seed)
+
+
+@bounded
+@hypothesis.given(convolutions(), seeds)
+def test_patches_in_pieces_are_the_patches(convolution, seed):
+    convolve, x_shape, w_shape = convolution
+    x = normal(seed, x_shape)
+    (equation,) = jax.make_jaxpr(convolve)(x, normal(seed, w_shape)).eqns
+    factors = factors_of(equation, 1)
+    assert (len(factors.pieces) > 1) == (len(x_shape) > 3 and factors.a > 1 and rows(equation) > 1)
+    if factors.pieces:
+        pieces = [piece(x) for piece in factors.pieces]
+        np.testing.assert_array_equal(np.concatenate(pieces, axis=-1), factors.x(x))
+
+
+def rows(convolution):
+    """Taps along the first axis of space."""
+    spec = convolution.params["dimension_numbers"].rhs_spec
+    return convolution.invars[1].aval.shape[spec[2]]
 
 
 @st.composite
