@@ -7,11 +7,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 Kernel = Callable[[Any, jax.Array], jax.Array]
+Name = TypeVar("Name")
 
 PEERS = {"nt jacobian_contraction": 1, "nt ntk_vector_products": 2, "nt structured": 3}
 
@@ -70,15 +71,15 @@ def seconds_of(run: Callable[[], jax.Array], count: int, *, wait_for_each: bool)
 
 
 def interleaved(
-    programs: Mapping[str, Callable[[], jax.Array]],
+    programs: Mapping[Name, Callable[[], jax.Array]],
     rounds: int,
     seconds_per_round: float = 0.05,
     cap: float = 20.0,
-) -> dict[str, tuple[float, int]]:
+) -> dict[Name, tuple[float, int]]:
     """The fastest round of each program, round by round in turn, and how many rounds it had.
 
     A round repeats a program for about `seconds_per_round` and takes the mean; one under 0.1 s has
-    four times as many rounds, one under 1 ms twelve times. All rounds of a program together take
+    four times as many rounds. All rounds of a program together take
     about `cap` seconds at most: a program that takes longer is run once, and that run counts.
     """
     best, counts, planned = {}, {}, {}
@@ -88,7 +89,7 @@ def interleaved(
             first = seconds_of(run, 1, wait_for_each=True)
         best[name] = first
         counts[name] = min(max(1, round(seconds_per_round / first)), 1000)
-        wanted = rounds * (12 if first < 1e-3 else 4 if first < 0.1 else 1)
+        wanted = rounds * (4 if first < 0.1 else 1)
         planned[name] = min(wanted, int(cap / (first * counts[name])))
     for i in range(max(planned.values())):
         for name, run in programs.items():
