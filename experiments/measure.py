@@ -4,6 +4,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -76,7 +77,7 @@ def interleaved(
     seconds_per_round: float = 0.05,
     cap: float = 20.0,
 ) -> dict[Name, tuple[float, int]]:
-    """The fastest round of each program, round by round in turn, and how many rounds it had.
+    """The fastest round of each program, and how many it had: each once in turn, in any order.
 
     A round repeats a program for about `seconds_per_round` and takes the mean; one under 0.1 s has
     four times as many rounds. All rounds of a program together take
@@ -91,10 +92,13 @@ def interleaved(
         counts[name] = min(max(1, round(seconds_per_round / first)), 1000)
         wanted = rounds * (4 if first < 0.1 else 1)
         planned[name] = min(wanted, int(cap / (first * counts[name])))
+    order = list(programs)
     for i in range(max(planned.values())):
-        for name, run in programs.items():
+        random.Random(i).shuffle(order)  # what runs before a program can slow it down
+        for name in order:
             if i < planned[name]:
-                best[name] = min(best[name], seconds_of(run, counts[name], wait_for_each=True))
+                seconds = seconds_of(programs[name], counts[name], wait_for_each=True)
+                best[name] = min(best[name], seconds)
     return {name: (best[name], max(planned[name], 1)) for name in programs}
 
 

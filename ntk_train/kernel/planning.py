@@ -115,14 +115,15 @@ def _plans_of_leaf(
 
 
 def _pieces(problem: KernelProblem, machine: Machine, sizes: Sizes, uses: Sequence[Site]) -> int:
-    """In how many pieces to make the patches of a Jacobian: where it has fewer numbers itself."""
+    """In how many pieces to make the patches of a Jacobian, each of which reads all cotangents."""
     counts = {len(site.factors.pieces) for site in uses}
+    if len(counts) > 1 or counts == {0} or machine.batches:
+        return 1  # an accelerator is slower at several products
+    (pieces,) = counts
     sides = (problem.layout.left, problem.layout.right)
     outputs = max(sizes.of(side[1:] if problem.batched else side) for side in sides)
-    # A product for each piece reads the cotangents anew, and an accelerator is slower at several.
-    if len(counts) > 1 or machine.batches or 2 * outputs * sizes.b > min(sizes.t, sizes.s):
-        return 1
-    return max(1, *counts)
+    reads_less = pieces * outputs * sizes.b <= sizes.a
+    return pieces if reads_less and outputs * sizes.b <= min(sizes.t, sizes.s) else 1
 
 
 def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
