@@ -115,14 +115,18 @@ def _plans_of_leaf(
 
 
 def _pieces(problem: KernelProblem, machine: Machine, sizes: Sizes, uses: Sequence[Site]) -> int:
-    """In how many pieces to make the patches of a Jacobian, each of which reads all cotangents."""
+    """In how many pieces to make the patches of a Jacobian.
+
+    As a whole they are written twice and read twice, and take memory; each piece reads the
+    cotangents.
+    """
     counts = {len(site.factors.pieces) for site in uses}
     if len(counts) > 1 or counts == {0} or machine.batches:
         return 1  # an accelerator is slower at several products
     (pieces,) = counts
     sides = (problem.layout.left, problem.layout.right)
     outputs = max(sizes.of(side[1:] if problem.batched else side) for side in sides)
-    reads_less = pieces * outputs * sizes.b <= sizes.a
+    reads_less = pieces * outputs * sizes.b <= 4 * sizes.a
     return pieces if reads_less and outputs * sizes.b <= min(sizes.t, sizes.s) else 1
 
 
