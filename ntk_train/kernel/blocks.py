@@ -14,7 +14,7 @@ from jax import lax
 
 from ntk_train._types import KernelLayout, PyTree
 from ntk_train.kernel.contract import contract, pushed
-from ntk_train.kernel.plan import NumberedGroups, Plan, examples_of
+from ntk_train.kernel.plan import NumberedGroups, Plan, Tiles, examples_of
 from ntk_train.kernel.rows import Rows, block_of, block_starts, rows_of
 from ntk_train.kernel.streamed import streamed
 
@@ -27,6 +27,8 @@ def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
       x1: inputs of one side.
       x2: of the other, None for the same.
     """
+    if plan.tiles is not None:
+        return _of_tiles(plan, plan.tiles, x1, x2)
     if plan.inner is None:
         kernels = _of_level(plan, x1, x2)
         return [kernels[group] for group in plan.groups]
@@ -43,6 +45,44 @@ def kernels_of(plan: Plan, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
         part = pushed(plan, plan.inner, rows1, kernel, rows2)
         kernels[group] = kernels[group] + part if group in kernels else part
     return [kernels[group] for group in plan.groups]
+
+
+def _of_tiles(plan: Plan, tiles: Tiles, x1: PyTree, x2: PyTree | None) -> list[jax.Array]:
+    """The kernel of each group of leaves, from those of a few examples with a few others."""
+    layout = plan.problem.layout
+    mirror = _mirror(layout) if x2 is None else None
+    inputs = x1, x1 if x2 is None else x2
+    totals = [plan.labels[labels[0]] for labels in (layout.left, layout.right)]
+    sizes = [min(tiles.size, total) for total in totals]
+    starts = [block_starts(*total) for total in zip(totals, sizes, strict=True)]
+    pairs = [(i, j) for i in starts[0] for j in starts[1] if mirror is None or i < j]
+
+    def of_pair(start: tuple[Any, Any]) -> list[jax.Array]:
+        left, right = (block_of(*at) for at in zip(inputs, start, sizes, strict=True))
+        return kernels_of(tiles.other, left, right)
+
+    def of_itself(start: tuple[Any, Any]) -> list[jax.Array]:
+        assert tiles.own is not None
+        return kernels_of(tiles.own, block_of(x1, start[0], sizes[0]), None)
+
+    def filled(
+        kernels: list[jax.Array],
+        part: Callable[[tuple[Any, Any]], list[jax.Array]],
+        at: Sequence[tuple[int, int]],
+        mirror: Sequence[int] | None,
+    ) -> list[jax.Array]:
+        def step(kernels: list[jax.Array], start: jax.Array) -> tuple[list[jax.Array], None]:
+            pair = start[0], start[1]
+            return _place(plan, kernels, part(pair), pair, mirror), None
+
+        return lax.scan(step, kernels, jnp.asarray(at))[0] if at else kernels
+
+    kernels = [_zeros(plan, part.dtype) for part in jax.eval_shape(of_pair, (0, 0))]
+    kernels = filled(kernels, of_pair, pairs, mirror)
+    if mirror is None:
+        return kernels
+    # The last, for the last block may overlap the one before it, and these are symmetric.
+    return filled(kernels, of_itself, [(i, i) for i in starts[0]], None)
 
 
 def _pushed_block(

@@ -142,6 +142,12 @@ def _explain(problem: KernelProblem) -> Explanation:
 def _at_once(plan: Plan) -> list[str]:
     """What is not done at once, so that it fits in memory."""
     lines = []
+    if plan.tiles is not None:
+        lines.append(
+            f"{plan.tiles.size} examples with as many at a time: the derivatives of an example are "
+            "computed for each block of others, more operations than are listed here."
+        )
+        plan = plan.tiles.other
     if plan.blocks.streamed:
         lines.append("Layer by layer: the rows of one are in memory at a time.")
     if plan.blocks.traced is not None:

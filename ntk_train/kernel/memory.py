@@ -2,7 +2,8 @@
 
 The rows of the factored Jacobian come in one of two ways. Examples go one block after the other,
 what is between their patches and their rows staying in a cache, and all rows are kept; or layers
-do, all examples at once, and the rows of one layer are there at a time (`streamed`).
+do, all examples at once, and the rows of one layer are there at a time (`streamed`). Where neither
+fits, the kernel is made of kernels of fewer examples (`Tiles`).
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ntk_train._types import KernelProblem
 from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.machine import BETWEEN, ROWS, Machine
-from ntk_train.kernel.plan import Blocks, PartPlan, examples_of
+from ntk_train.kernel.plan import Blocks, PartPlan, Plan, examples_of
 
 _CACHE = 4  # blocks in a cache
 _COLUMNS = 4  # more of them take long to compile
@@ -50,6 +51,40 @@ def blocks_of(
         columns = _columns(problem, machine, labels, parts, operations, streamed)
     examples, outputs = _rows_at_once(problem, machine, labels, parts, streamed)
     return Blocks(examples, outputs, tile, columns, traced, streamed)
+
+
+def bytes_needed(plan: Plan) -> int:
+    """About how many bytes the kernel takes beside its arguments and itself."""
+    problem, blocks = plan.problem, plan.blocks
+    labels = dict(plan.labels)
+    labels.update([blocks.traced] if blocks.traced else [])
+    number, sides = bytes_of(problem), 1 if problem.x2 is None else 2
+    sizes = [part.sizes for part in plan.parts if part.sizes is not None]
+    cotangents = [size.of("rtb") for size in sizes]
+    patches = max((size.of("rta") for size in sizes), default=0)
+    kept = [_kept(problem, labels, part) for part in plan.parts]
+    # What is between, before and after the nonlinearity; and the cotangents, which are there one
+    # layer after the other, or all at once.
+    derivatives = patches + 2 * sum(cotangents)
+    if blocks.streamed:
+        derivatives = sides * (derivatives + 2 * blocks.outputs * max(cotangents, default=0))
+    else:
+        derivatives += blocks.outputs * sum(cotangents)
+        n, m = examples_of(problem)
+        if problem.batched and blocks.examples < max(labels[n], labels[m]):  # a loop
+            kept = [sum(kept)]
+    # Without a loop, the rows of one layer after the other.
+    needed = number * blocks.examples * derivatives + max(kept, default=0)
+    grams = [
+        part.sizes for part in plan.parts if part.sizes is not None and part.way == "full_gram"
+    ]
+    if blocks.tile is None and grams:  # until they are added up
+        needed += number * len(grams) * num_rows(labels, problem.layout.out)
+        needed += number * max(size.of(problem.layout.out + "rts") for size in grams)
+    if plan.inner is None:
+        return needed
+    between = number * num_rows({**labels, **plan.inner.labels}, plan.inner.problem.layout.out)
+    return between + max(needed, bytes_needed(plan.inner))
 
 
 def is_streamed(

@@ -25,6 +25,7 @@ from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
 from ntk_train.kernel.problem import check_output, on_one_device, split_params
+from ntk_train.kernel.whole import as_one_program
 
 
 class NtkImplementation(enum.IntEnum):
@@ -71,7 +72,8 @@ def empirical_ntk_fn(
       implementation: see `NtkImplementation`.
 
     Returns:
-      `ntk_fn(x1, x2, params, **kwargs)`; `x2=None` is the kernel of x1 with itself. Keyword
+      `ntk_fn(x1, x2, params, **kwargs)`, which is compiled anew in each call outside of `jax.jit`;
+      `x2=None` is the kernel of x1 with itself. Keyword
       arguments go to f; a pair is split, its first for x1 and its second for x2 (unless that is
       None), and a key `rng` is folded for x2 unless both inputs are equal. The kernel has the
       structure of the outputs and, for each, the axes of `f(params, x1)` zipped with those of
@@ -89,6 +91,13 @@ def empirical_ntk_fn(
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:
         x2 = None if _absent(x2) else x2
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
+
+        def kernels(params: PyTree, x1: PyTree, x2: PyTree | None) -> PyTree:
+            return ntk_of(x1, x2, params, kwargs)
+
+        return as_one_program(kernels, params, x1, x2)
+
+    def ntk_of(x1: PyTree, x2: PyTree | None, params: PyTree, kwargs: dict[str, Any]) -> PyTree:
         kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
         theta, paths, merge = split_params(params, None)
         side1 = _Side(x1, kwargs1, vmap_axes)

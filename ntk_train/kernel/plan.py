@@ -95,6 +95,22 @@ class Blocks(NamedTuple):
     streamed: bool = False
 
 
+class Tiles(NamedTuple):
+    """A kernel that is made of kernels of fewer examples, for the rows of all would not fit.
+
+    The derivatives of an example are computed anew for each block of others.
+
+    Attributes:
+      size: examples of either side in a block.
+      own: the plan for a block with itself, None where x2 is given.
+      other: the plan for a block with another one.
+    """
+
+    size: int
+    own: "Plan | None"
+    other: "Plan"
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """How to compute the kernel of some leaves; nothing is computed yet.
@@ -115,6 +131,7 @@ class Plan:
       cost: of the whole, derivatives included.
       inner: the plan of the kernel of a variable h that separates other leaves from the outputs, to
         be pushed through J_h = df/dh; h is then the last tangent of `programs`.
+      tiles: where memory is short, the plans for fewer examples that take the place of this one.
     """
 
     problem: KernelProblem
@@ -129,6 +146,7 @@ class Plan:
     blocks: Blocks
     cost: Cost
     inner: "Plan | None" = None
+    tiles: Tiles | None = None
 
     @property
     def all_parts(self) -> list[PartPlan]:

@@ -9,14 +9,15 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 
 import dataclasses
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
 from ntk_train._jax import shape_of
 from ntk_train._types import ApplyFn, Groups, KernelLayout, KernelProblem, PyTree
 from ntk_train.kernel.blocks import kernels_of
-from ntk_train.kernel.plan import NumberedGroups, Plan
+from ntk_train.kernel.memory import bytes_needed
+from ntk_train.kernel.plan import NumberedGroups, Plan, Tiles, examples_of
 from ntk_train.kernel.planning import make_plan
 from ntk_train.program.linear import LinearProgram, linear_program
 from ntk_train.program.separator import Halves, cut_at, separators
@@ -31,11 +32,42 @@ def prepare(problem: KernelProblem, groups: Groups) -> Plan:
         program2 = _trace(problem, problem.f2, problem.x2)
     programs = program1, program2
     sites = _sites(programs)
-
     numbered = dict(enumerate(groups))
-    whole = make_plan(problem, numbered, programs, sites)
-    plans = [whole, *_cut_plans(problem, numbered, programs)]
-    return min(plans, key=lambda plan: plan.cost.time(plan.machine))
+
+    def plan_of(problem: KernelProblem) -> Plan:
+        whole = make_plan(problem, numbered, programs, sites)
+        plans = [whole, *_cut_plans(problem, numbered, programs)]
+        return min(plans, key=lambda plan: plan.cost.time(plan.machine))
+
+    plan = plan_of(problem)
+    return dataclasses.replace(plan, tiles=_tiles(plan, plan_of))
+
+
+def _tiles(plan: Plan, plan_of: Callable[[KernelProblem], Plan]) -> Tiles | None:
+    """Half as many examples at a time, again and again, until their rows fit in memory."""
+    problem, tiles = plan.problem, None
+    n, m = examples_of(problem)
+    if n == m or not {n, m} <= set(problem.layout.out):
+        return None
+    most = size = max(plan.labels[n], plan.labels[m])
+    needed = bytes_needed(plan)
+    while needed > plan.machine.memory and size > 1:
+        blocks = 2 * -(-most // size)
+        size = -(-most // blocks)
+        x1 = _examples(problem.x1, size)
+        x2 = x1 if problem.x2 is None else _examples(problem.x2, size)
+        other = plan_of(dataclasses.replace(problem, x1=x1, x2=x2))
+        own = None
+        if problem.x2 is None:
+            own = plan_of(dataclasses.replace(problem, x1=x1))
+        tiles = Tiles(size, own, other)
+        needed = bytes_needed(other)
+    return tiles
+
+
+def _examples(x: PyTree, size: int) -> PyTree:
+    """Shapes of so many examples, or of all where there are fewer."""
+    return jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[:size], x), x)
 
 
 def structured(plan: Plan) -> list[jax.Array]:

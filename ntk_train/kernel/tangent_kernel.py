@@ -23,7 +23,8 @@ from jaxtyping import Array
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
-from ntk_train.kernel.problem import make_problem
+from ntk_train.kernel.problem import make_problem, on_one_device
+from ntk_train.kernel.whole import as_one_program
 
 
 def ntk(
@@ -43,8 +44,9 @@ def ntk(
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
-    A pure JAX function: use it under `jax.jit` (which is much faster than op by op) and `jax.vmap`,
-    and differentiate it in `x1`, `x2` and `params` where `f` is twice differentiable.
+    A pure JAX function: use it under `jax.jit` and `jax.vmap`, and differentiate it in `x1`, `x2`
+    and `params` where `f` is twice differentiable. Outside of them it is compiled anew in each
+    call: for more than one kernel of the same shapes, put it under `jax.jit`.
 
     Args:
       f: any JAX function `f(params, x) -> outputs`; all three are pytrees, and each leaf of the
@@ -76,9 +78,10 @@ def ntk(
         makes other parts.
       memory_budget: bytes that the structured implementation may take, beside the arguments and the
         kernel; about three quarters of a GPU's memory by default, and 8 GB on a CPU. Where the rows
-        of the factored Jacobian do not fit, those of one layer are there at a time, and a trace
-        is summed over a few outputs at a time. It is a target, not a limit: the rows of one layer
-        of a full kernel, say, are not divided.
+        of the factored Jacobian do not fit, those of one layer are there at a time, a trace is
+        summed over a few outputs at a time, and at last the kernel is made of kernels of a few
+        examples with a few others, which takes their derivatives anew for each. It is a target,
+        not a limit: the rows of one example are not divided.
       strict: True raises where a parameter is used in a way that the structured implementation
         cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
         right in any case.
@@ -97,7 +100,8 @@ def ntk(
       ICML 2022, equation 1 and table 1. For "sum": M. A. Mohamadi, W. Bae, D. J. Sutherland, *A
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
-    with precision_of_products(precision):
+
+    def kernel(params: PyTree, x1: PyTree, x2: PyTree | None) -> Any:
         resolved, names = resolve(
             f,
             params,
@@ -114,6 +118,10 @@ def ntk(
         )
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
+
+    with precision_of_products(precision):
+        x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
+        return as_one_program(kernel, params, x1, x2)
 
 
 def _layer_of(path: str) -> str:

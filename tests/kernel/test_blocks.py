@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_train import KernelInputError, explain, ntk
-from ntk_train.kernel import planning
+from ntk_train.kernel import planning, structured
 from ntk_train.kernel.machine import MACHINES, Machine
 from ntk_train.kernel.plan import Blocks
 from tests import oracle
@@ -317,6 +317,65 @@ def test_layers_go_one_by_one():
 def test_traces_a_few_outputs_at_a_time(memory_budget, batched, size, outputs):
     plan = agrees_within(memory_budget, outputs=outputs, batched=batched)
     assert plan.blocks.traced == ("o", size)
+
+
+@pytest.fixture
+def room_for(monkeypatch):
+    """Says that memory is enough for so many examples."""
+
+    def examples(size):
+        def needed(plan):
+            return plan.machine.memory * plan.labels[plan.problem.layout.left[0]] / size
+
+        monkeypatch.setattr(structured, "bytes_needed", needed)
+
+    return examples
+
+
+@pytest.mark.parametrize(
+    ("room", "size", "other"), [(4, 4, False), (3, 2, True), (3, 2, False), (0.5, 1, True)]
+)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_outputs": 40}, {"outputs": "trace"}, {"outputs": 3}, {"per_layer": True}],
+    ids=lambda options: "-".join(options) or "full",
+)
+def test_a_few_examples_at_a_time(room, size, options, other, room_for):
+    x2 = 2 * X[:5] if other else None
+    params = params_of(options.pop("num_outputs", 5))
+    kernel = lambda: jax.jit(functools.partial(ntk, network, **options))(params, X, x2)
+    want = kernel()
+    room_for(room)
+    plan = explain(network, params, X, x2, outputs=options.get("outputs", "full")).plan
+    assert plan.tiles.size == size
+    assert (plan.tiles.own is None) == other
+    for one, other in zip(*map(jax.tree.leaves, (kernel(), want)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12 * np.abs(other).max())
+
+
+def test_of_a_few_examples_at_a_time_it_is_symmetric_and_explained(room_for):
+    room_for(2)
+    kernel = ntk(network, params_of(5), X)
+    np.testing.assert_allclose(kernel, kernel.transpose(2, 3, 0, 1), atol=1e-13 * kernel.max())
+    told = explain(network, params_of(5), X)
+    assert told.implementation == "structured"
+    assert "2 examples with as many at a time" in str(told)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the plan for a CPU")
+def test_half_of_the_memory_is_half_of_the_memory():
+    """Nearly so: by what XLA says that it takes, not by the plan's own estimate."""
+    params = {"convolutions": [(shape(3, 3, 16, 16), shape(16))] * 4}
+    f = lambda params, x: convolutional(params, x).mean((1, 2))
+    x = shape(16, 32, 32, 16)
+
+    def temporary(budget):
+        kernel = jax.jit(functools.partial(ntk, f, memory_budget=budget))
+        return kernel.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    taken = temporary(None)
+    for part in (2, 4):
+        assert temporary(taken / part) < 2 * taken / part
 
 
 @pytest.mark.parametrize("memory_budget", [0, -1.0])
