@@ -57,7 +57,7 @@ def is_heavy(case, implementation, dtype, other):
         return dtype == "float32" or case in PRIMITIVES or case in NETWORKS[5:] or not other
     if case in PRIMITIVES:
         return dtype == "float32" or not other
-    return dtype == "float32" and (case in NETWORKS[5:] or not other)
+    return dtype == "float32" and (case in NETWORKS[3:] or not other)
 
 
 @pytest.mark.parametrize(
