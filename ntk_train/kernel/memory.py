@@ -59,17 +59,11 @@ def bytes_needed(plan: Plan) -> int:
     labels = dict(plan.labels)
     labels.update([blocks.traced] if blocks.traced else [])
     number, sides = bytes_of(problem), 1 if problem.x2 is None else 2
-    sizes = [part.sizes for part in plan.parts if part.sizes is not None]
-    cotangents = [size.of("rtb") for size in sizes]
-    patches = max((size.of("rta") for size in sizes), default=0)
     kept = [_kept(problem, labels, part) for part in plan.parts]
-    # What is between, before and after the nonlinearity; and the cotangents, which are there one
-    # layer after the other, or all at once.
-    derivatives = patches + 2 * sum(cotangents)
     if blocks.streamed:
-        derivatives = sides * (derivatives + 2 * blocks.outputs * max(cotangents, default=0))
+        derivatives = sides * _derivatives(plan.parts, blocks.outputs, layer_by_layer=True)
     else:
-        derivatives += blocks.outputs * sum(cotangents)
+        derivatives = _derivatives(plan.parts, blocks.outputs)
         n, m = examples_of(problem)
         if problem.batched and blocks.examples < max(labels[n], labels[m]):  # a loop
             kept = [sum(kept)]
@@ -87,6 +81,19 @@ def bytes_needed(plan: Plan) -> int:
     return between + max(needed, bytes_needed(plan.inner))
 
 
+def _derivatives(parts: Sequence[PartPlan], outputs: int, *, layer_by_layer: bool = False) -> int:
+    """Numbers that are there while the derivatives of an example are taken.
+
+    They are patches of one layer, what is before and after each nonlinearity, and the cotangents,
+    those of one layer after the other or all at once.
+    """
+    sizes = [part.sizes for part in parts if part.sizes is not None]
+    cotangents = [size.of("rtb") for size in sizes]
+    patches = max((size.of("rta") for size in sizes), default=0)
+    at_once = 2 * max(cotangents, default=0) if layer_by_layer else sum(cotangents)
+    return patches + 2 * sum(cotangents) + outputs * at_once
+
+
 def is_streamed(
     problem: KernelProblem,
     machine: Machine,
@@ -97,8 +104,9 @@ def is_streamed(
     kept = sum(_kept(problem, labels, part) for part in parts)
     n = labels[problem.layout.left[0]] if problem.batched else 1
     activations = [part.sizes.of("rtb") for part in parts if part.sizes is not None]
-    forward = 2 * bytes_of(problem) * n * sum(activations)
-    if forward > 2 * BETWEEN * machine.memory:
+    sides = 1 if problem.x2 is None else 2
+    forward = 2 * sides * bytes_of(problem) * n * sum(activations)
+    if forward > machine.memory / 2:
         return False
     if machine.batches or kept > ROWS * machine.memory:
         return True
@@ -142,12 +150,19 @@ def _rows_at_once(
     if streamed:
         return n, outputs
     examples, number = n, bytes_of(problem)
-    formed = [part.sizes for part in parts if part.way == "jacobian" and part.sizes is not None]
-    patches, cotangents = (number * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb"))
-    example = patches + outputs * cotangents
-    kept = rows * number * sum(kept_numbers(part) for part in parts)
-    if example * n > max(machine.block, kept / 2):  # or the loop would take more than it saves
-        examples = _even(n, machine.block / example)
+    if machine.batches:  # as many as there is room for
+        room = machine.memory - sum(_kept(problem, labels, part) for part in parts)
+        example = number * _derivatives(parts, outputs)
+        examples = _even(n, max(room, BETWEEN * machine.memory) / max(example, 1))
+    else:  # as many as stay in a cache
+        formed = [part.sizes for part in parts if part.way == "jacobian" and part.sizes is not None]
+        patches, cotangents = (
+            number * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb")
+        )
+        example = patches + outputs * cotangents
+        kept = rows * number * sum(kept_numbers(part) for part in parts)
+        if example * n > max(machine.block, kept / 2):  # or the loop would take more than it saves
+            examples = _even(n, machine.block / example)
     if example > BETWEEN * machine.memory:
         outputs = _even(outputs, BETWEEN * machine.memory / (example / outputs))
     return examples, outputs
