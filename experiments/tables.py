@@ -23,6 +23,10 @@ _GPU = (
     "network", "N", "O", "GPU", "implementation", "precision", "ms", "compile, s",
     "temporary, MB", "relative error",
 )  # fmt: skip
+_MEMORY = (
+    "network", "N", "O", "GPU", "budget, MB", "temporary, MB", "ms", "compile, s",
+    "examples at a time", "relative difference",
+)  # fmt: skip
 _OVERHEAD = (
     "network", "O", "batch", "device", "way", "step, ms: median", "90th percentile", "99th",
     "longest", "kernel, ms", "measurements", "in all, %: median", "mean", "beyond the kernel, %",
@@ -38,6 +42,7 @@ def page(folder: pathlib.Path = RESULTS) -> str:
         "[experiments/results](../experiments/results); each section says how its data was made.",
         *_implementations(*load_table(folder / "benchmark_implementations")),
         *_gpu(*load_table(folder / "benchmark_gpu")),
+        *_memory(*load_table(folder / "benchmark_memory")),
         *_overhead(*load_table(folder / "benchmark_overhead")),
         *_agreement(*load_table(folder / "compare_neural_tangents")),
     ]
@@ -116,6 +121,30 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         "is the norm of the difference to the structured kernel in float64, of the same parameters "
         "and inputs, over its norm. In brackets what `auto` took. Only rows of one GPU compare.",
         _table(_GPU, lines),
+        _made(rows, origins),
+    ]
+
+
+def _memory(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    columns = (
+        "budget_megabytes", "temporary_megabytes", "milliseconds", "compile_seconds", "examples",
+        "difference",
+    )  # fmt: skip
+    lines = [
+        [row["network"], row["n"], row["o"], _card(origins[row["run"]])]
+        + [row[column] for column in columns]
+        for row in rows
+    ]
+    return [
+        "## Within less memory",
+        "Full kernels of a batch with itself in float32, at first without a `memory_budget`, then "
+        "with parts of what that took beside the arguments and the kernel. Where the rows of all "
+        "examples do not fit, a kernel of a few examples with a few others is made at a time, and "
+        "their derivatives anew for each. The difference is relative to the kernel without a "
+        "budget, in norm.",
+        _table(_MEMORY, lines),
         _made(rows, origins),
     ]
 

@@ -104,9 +104,11 @@ def is_streamed(
     kept = sum(_kept(problem, labels, part) for part in parts)
     n = labels[problem.layout.left[0]] if problem.batched else 1
     activations = [part.sizes.of("rtb") for part in parts if part.sizes is not None]
-    sides = 1 if problem.x2 is None else 2
-    forward = 2 * sides * bytes_of(problem) * n * sum(activations)
-    if forward > machine.memory / 2:
+    forward = 2 * bytes_of(problem) * n * sum(activations)
+    room = 2 * BETWEEN * machine.memory
+    if machine.batches:  # a CPU is as fast at one example at a time
+        room = machine.memory / (2 if problem.x2 is None else 4)
+    if forward > room:
         return False
     if machine.batches or kept > ROWS * machine.memory:
         return True

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from experiments import benchmark_gpu, measure, networks, record
+from experiments import benchmark_gpu, benchmark_memory, measure, networks, record
 from experiments.summary import cells_of, totals
 from ntk_train import explain
 
@@ -164,3 +164,12 @@ def test_smoke_of_the_benchmark_of_overhead(tmp_path):
     assert counts["none"] == 0
     assert counts["hook"] == counts["hook, waited"] == 4  # two rounds of ten steps, every fifth
     assert 1 <= counts["hook, bounded"] <= 4
+
+
+def test_benchmark_of_less_memory(monkeypatch):
+    monkeypatch.setattr(benchmark_memory, "PARTS", (1, 16))
+    (case,) = benchmark_memory.SMOKE
+    whole, part = benchmark_memory.rows_of(case)
+    assert (whole["examples"], part["examples"]) == (case.n, 1)
+    assert float(part["temporary_megabytes"]) < float(whole["temporary_megabytes"])
+    assert 0 < float(part["difference"]) < 1e-6

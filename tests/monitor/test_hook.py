@@ -218,7 +218,8 @@ def test_running_statistics_are_read_and_never_differentiated():
     assert hook(0, params=params, model_state=state)
     evaluated = lambda p, x: Net().apply({"params": p, **state}, x, train=False)
     want = kernel_spectrum(ntk(evaluated, params, PROBE, outputs="trace"))
-    np.testing.assert_allclose(hook.latest.spectrum.eigenvalues, want.eigenvalues, atol=1e-10)
+    found = hook.latest.spectrum.eigenvalues
+    np.testing.assert_allclose(found, want.eigenvalues, atol=1e-6 * want.lambda_max)  # float32
     assert hook.convention.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert hook.convention.function == "Net(train=False)"
 
