@@ -47,7 +47,7 @@ def _tiles(plan: Plan, plan_of: Callable[[KernelProblem], Plan]) -> Tiles | None
     """Half as many examples at a time, again and again, until their rows fit in memory."""
     problem, tiles = plan.problem, None
     n, m = examples_of(problem)
-    if n == m or not {n, m} <= set(problem.layout.out):
+    if n == m or not {n, m} <= set(problem.layout.out) or not all(plan.labels.values()):
         return None
     most = size = max(plan.labels[n], plan.labels[m])
     needed = bytes_needed(plan)

@@ -46,7 +46,8 @@ def ntk(
 
     A pure JAX function: use it under `jax.jit` and `jax.vmap`, and differentiate it in `x1`, `x2`
     and `params` where `f` is twice differentiable. Outside of them it is compiled anew in each
-    call: for more than one kernel of the same shapes, put it under `jax.jit`.
+    call, and under `jax.vmap` or `jax.grad` alone it runs op by op, which is slow: put `jax.jit`
+    around them, and around more than one kernel of the same shapes.
 
     Args:
       f: any JAX function `f(params, x) -> outputs`; all three are pytrees, and each leaf of the

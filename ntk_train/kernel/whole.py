@@ -8,35 +8,22 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from ntk_train._types import PyTree
 
 
-def as_one_program(function: Callable[..., Any], params: PyTree, *inputs: PyTree) -> Any:
-    """`function(params, *inputs)` as one program, compiled anew in each call: f may have changed.
+def as_one_program(function: Callable[..., Any], *arguments: PyTree) -> Any:
+    """`function(*arguments)` as one program, compiled anew in each call: f may have changed.
+
+    The function sees its arguments as they are. Arrays among them, and those that it closes over,
+    are the program's arguments: as constants XLA would compute with them while it compiles.
 
     Args:
       function: to be compiled, unless one of its arguments is traced already.
-      params: of which floating-point arrays are the program's arguments; what else there is, as
-        numbers and functions, stays as it is.
-      *inputs: of which all arrays are arguments of the program.
+      *arguments: any.
     """
-    leaves, treedef = jax.tree.flatten((params, *inputs))
-    num_params = len(jax.tree.leaves(params))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return function(params, *inputs)
-    given = {
-        i: leaf
-        for i, leaf in enumerate(leaves)
-        if isinstance(leaf, (jax.Array, np.ndarray))
-        and (i >= num_params or jnp.issubdtype(leaf.dtype, jnp.floating))
-    }
-
-    def program(given: dict[int, jax.Array]) -> Any:
-        return function(
-            *jax.tree.unflatten(treedef, [given.get(i, x) for i, x in enumerate(leaves)])
-        )
-
-    return jax.jit(program)(given)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+        return function(*arguments)
+    closed, shapes = jax.make_jaxpr(lambda: function(*arguments), return_shape=True)()
+    program = jax.jit(lambda arrays: jax.core.eval_jaxpr(closed.jaxpr, arrays))
+    return jax.tree.unflatten(jax.tree.structure(shapes), program(closed.consts))

@@ -17,19 +17,37 @@ def f(params, x):
     return jnp.tanh(x @ params["w"]) @ params["v"] * params["scale"]
 
 
-def test_floating_parameters_and_all_inputs_are_its_arguments():
-    def traced(*arguments):
-        found.append(jax.tree.map(lambda leaf: isinstance(leaf, jax.core.Tracer), arguments))
-        return jnp.zeros(())
+def test_what_is_closed_over_is_an_argument_and_seen_as_it_is(monkeypatch):
+    """As constants, 4 million numbers would be in the program, and XLA compute with them."""
+    base, given, jit = jnp.ones((3, 2000)), [], jax.jit
 
-    found = []
-    params = PARAMS | {"steps": np.arange(7), "activation": jnp.tanh}
-    as_one_program(traced, params, np.arange(4), None)
-    yes, no = (
-        dict.fromkeys(("w", "v"), True),
-        dict.fromkeys(("scale", "steps", "activation"), False),
-    )
-    assert found == [(yes | no, True, None)]
+    def recorded(function):
+        compiled = jit(function)
+        return lambda arrays: given.append([a.shape for a in arrays]) or compiled(arrays)
+
+    def g(params, x):
+        assert not isinstance(base, jax.core.Tracer)
+        return f(params, jnp.sin(x @ base) @ jnp.cos(base).T)
+
+    monkeypatch.setattr(jax, "jit", recorded)
+    ntk(g, PARAMS, X)
+    monkeypatch.undo()
+    assert {(3, 2000), (3, 5), (5, 2), (4, 3)} <= set(given[-1])
+
+
+def test_sizes_may_be_read_from_inputs_of_the_drop_in():
+    def pooled(params, x):
+        groups = np.asarray(x["groups"])
+        return jax.ops.segment_sum(f(params, x["nodes"]), groups, int(groups.max()) + 1)
+
+    x = {"groups": np.array([0, 0, 1, 2]), "nodes": X}
+    assert empirical_ntk_fn(pooled, trace_axes=())(x, None, PARAMS).shape == (3, 3, 2, 2)
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
+def test_a_side_without_examples_within_a_budget(sizes):
+    n, m = sizes
+    assert ntk(f, PARAMS, X[:n], X[:m], memory_budget=1).shape == (n, 2, m, 2)
 
 
 @pytest.mark.parametrize("name", ["ntk", "empirical_ntk_fn"])
