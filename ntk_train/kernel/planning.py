@@ -86,6 +86,7 @@ def _plans_of_leaf(
     labels1, labels2 = ([group[0].theta_labels for group in own] for own in (groups1, groups2))
     if not groups1 or labels1 != labels2:
         size = problem.theta[leaf].size
+        # A bias of the output, which reaches it in no other way: see `terms`.
         if all(program.tangents[leaf] in program.terms for program in programs):
             cost = Cost(0, 2 * num_rows(labels, problem.layout.out))
             yield PartPlan(path, leaf, ((), ()), "identity", None, cost, 1, joined=False)
@@ -131,7 +132,13 @@ def _pieces(problem: KernelProblem, machine: Machine, sizes: Sizes, uses: Sequen
 
 
 def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
-    """Whether what a weight makes of one position is the output, but for what is added to it."""
+    """Whether J[n,o,a,b] is x[n,a] where o is b and 0 elsewhere, as the way `identity` has it.
+
+    That holds under these conditions, each of which has a case in tests/bank/preconditions.py:
+
+    - the weight is used once, at one position, in no scan and with no scale;
+    - what it makes there reaches the output once, as a term in the same order (`terms`).
+    """
     return (
         len(uses) == uses[0].r == uses[0].t == 1
         and not uses[0].view.scans

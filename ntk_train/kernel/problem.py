@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_train._integers import places
 from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import DtypeError, KernelInputError
 
@@ -73,8 +74,7 @@ def make_problem(
             x, choice = x
             y = flat_f(theta, x)
             # A traced choice cannot be checked before: out of range, its row becomes NaN.
-            in_range = (choice >= 0) & (choice < y.shape[1])
-            choice = jnp.clip(choice, 0, y.shape[1] - 1)
+            choice, in_range = places(choice, y.shape[1])
             chosen = jnp.take_along_axis(y, choice[:, None], axis=1)[:, 0]
             return chosen * jnp.where(in_range, 1, jnp.nan).astype(y.dtype)
         y = flat_f(theta, x)

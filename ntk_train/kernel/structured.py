@@ -104,7 +104,8 @@ def _cut_plans(
     if not problem.batched or layout.shared:
         return
     n, m = layout.left[0], layout.right[0]
-    h, i = [letter for letter in string.ascii_uppercase if letter not in n + m][:2]
+    used = layout.left + layout.right
+    h, i = [letter for letter in string.ascii_uppercase if letter not in used][:2]
     inner_problem = dataclasses.replace(problem, layout=KernelLayout(n + h, m + i, n + h + m + i))
     for halves1 in separators(programs[0]):
         halves2: Halves | None = halves1

@@ -119,17 +119,30 @@ class LinearProgram(Block):
 
     @functools.cached_property
     def terms(self) -> frozenset[Var]:
-        """Variables that dy is a sum of, in their order of entries: df/dv is the identity."""
-        found = {} if isinstance(self.out, Literal) else {self.out: 1}
+        """Variables v with df/dv the identity, in the order of v's entries.
+
+        dy is a sum with v as one of its terms, and v reaches dy in no other way: each variable on
+        the path from v to dy is used exactly once, by an equation that adds or keeps the order of
+        entries. In `h + tanh(h)` h is a term too, but df/dh is no identity.
+        """
+        uses: dict[Var, int] = {}
+        for v in [v for equation in self.equations for v in equation.invars] + list(self.outputs):
+            if not isinstance(v, Literal):
+                uses[v] = uses.get(v, 0) + 1
+        found = set() if isinstance(self.out, Literal) or uses[self.out] > 1 else {self.out}
         for equation in reversed(self.equations):
             if equation.primitive.name not in _KEEP_ORDER or equation.outvars[0] not in found:
                 continue
-            v = equation.outvars[0]
-            for term in equation.invars:
-                same = shape_of(term).size == shape_of(v).size
-                if same and not isinstance(term, Literal) and term in self.linear:
-                    found[term] = found.get(term, 0) + found[v]
-        return frozenset(v for v, times in found.items() if times == 1)
+            size = shape_of(equation.outvars[0]).size
+            found.update(
+                v
+                for v in equation.invars
+                if not isinstance(v, Literal)
+                and v in self.linear
+                and uses[v] == 1
+                and shape_of(v).size == size
+            )
+        return frozenset(found)
 
     def depends_on_x(self, i: int) -> bool:
         """Whether the derivative in the tangent of a number is another one for another input."""

@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from ntk_train._jax import Equation, Literal, Var, shape_of
 from ntk_train.program.linear import LinearProgram
 
@@ -44,12 +46,19 @@ def separators(program: LinearProgram) -> Iterator[Halves]:
 
 
 def cut_at(program: LinearProgram, position: tuple[int, int]) -> Halves | None:
-    """The program cut at an output of an equation; None if that does not separate it."""
+    """The program cut at an output of an equation; None if that cannot be done.
+
+    Theta = J_h Theta_h J_h^T + (the part of the leaves after h) holds if h is a real variable, if
+    some leaves reach the outputs through h and through h alone, and if no leaf is on both sides:
+    the terms between the two uses of such a leaf would be lost. Each of these conditions has a case
+    in tests/bank/preconditions.py.
+    """
     i, j = position
     if i >= len(program.equations) or j >= len(program.equations[i].outvars):
         return None
     h = program.equations[i].outvars[j]
-    if h not in program.linear:
+    # A complex h has two real rows, of its real and its imaginary part; df/dh is one.
+    if h not in program.linear or not jnp.issubdtype(shape_of(h).dtype, jnp.floating):
         return None
     before = _ancestors(program, h, ())
     after = _ancestors(program, program.out, {h})

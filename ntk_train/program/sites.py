@@ -174,7 +174,7 @@ class _Search:
     def _site(
         self, equation: Equation, tangents: list[Var], views: dict[Var, View], data: set[Var]
     ) -> Site | None:
-        if len(tangents) != 1 or tangents[0] not in views:
+        if len(tangents) != 1 or tangents[0] not in views or _is_complex(equation):
             return None
         weight = list(equation.invars).index(tangents[0])
         factors = self._factors_of(equation, weight)
@@ -192,8 +192,7 @@ def _views_of(
     """The views that an equation makes of another, if all it does is to rearrange or scale."""
     if len(tangents) != 1 or tangents[0] not in views:
         return {}
-    # Of a complex product a real weight's Jacobian is the real part, which factors say nothing of.
-    if any(np.issubdtype(shape_of(v).dtype, np.complexfloating) for v in equation.outvars):
+    if _is_complex(equation):
         return {}
     view = views[tangents[0]]
     scales = view.scales
@@ -213,6 +212,15 @@ def _views_of(
         out: View(view.leaf, out, (*view.chain, (equation, i)), scales, view.scans)
         for i, out in enumerate(equation.outvars)
     }
+
+
+def _is_complex(equation: Equation) -> bool:
+    """Whether complex numbers go in or come out.
+
+    The Jacobian in a real weight is then the real part of a product, which factors say nothing of.
+    """
+    variables = (*equation.invars, *equation.outvars)
+    return any(jnp.issubdtype(shape_of(v).dtype, jnp.complexfloating) for v in variables)
 
 
 def _at_most(dtype: Any, factor: Callable[[jax.Array], jax.Array]) -> Callable:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ntk_train._integers import places
 from ntk_train._jax import Equation, shape_of
 from ntk_train.rules.registry import Factors, register
 
@@ -28,10 +29,10 @@ def gather(equation: Equation, weight: int) -> Factors | None:
     mode = equation.params["mode"]
 
     def x_factor(index: jax.Array) -> jax.Array:
-        index = index.reshape(1, -1, 1)
+        row, in_range = places(index.reshape(1, -1, 1), size)
         if mode is lax.GatherScatterMode.CLIP:
-            return jnp.clip(index, 0, size - 1)
-        return jnp.where((index >= 0) & (index < size), index, -1)  # reads no row of the table
+            return row
+        return jnp.where(in_range, row, jnp.asarray(-1, row.dtype))  # reads no row of the table
 
     def g_factor(g: jax.Array) -> jax.Array:
         t_axes = [i for i in range(g.ndim) if i not in numbers.offset_dims]

@@ -1,0 +1,203 @@
+"""Programs that break one clause each of the conditions under which a shortcut is taken.
+
+Where a shortcut's condition is written, in `planning.py`, `separator.py` and `sites.py`, each of
+its clauses has a case here that comes out wrong if the clause is left out.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.bank.case import Case, M, N, case_in, linen
+
+PRECONDITIONS: list[Case] = []
+case = case_in(PRECONDITIONS)
+
+
+# `identity`: the output of the layer is a term of the network's, and reaches it in no other way.
+
+
+@case()
+def output_uses_its_last_layer_twice(dtype, normal):
+    return (lambda w, x: (lambda h: h + jnp.tanh(h))(x @ w)), normal(5, 4), (5,)
+
+
+@case()
+def output_adds_its_last_layer_to_itself(dtype, normal):
+    return (lambda w, x: (lambda h: h + h)(x @ w)), normal(5, 4), (5,)
+
+
+@case()
+def bias_of_the_output_used_in_reverse_too(dtype, normal):
+    params = normal(5, 4), normal(4)
+    return (lambda p, x: x @ p[0] + p[1] + p[1][::-1]), params, (5,)
+
+
+@case()
+def bias_of_the_output_used_inside_too(dtype, normal):
+    params = normal(5, 4), normal(4, 4), normal(4)
+    return (lambda p, x: jnp.tanh(x @ p[0] + p[2]) @ p[1] + p[2]), params, (5,)
+
+
+@case()
+def last_layer_used_before_it_too(dtype, normal):
+    params = normal(4, 4), normal(4)
+    dense = lambda p, x: x @ p[0] + p[1]
+    return (lambda p, x: dense(p, jnp.tanh(dense(p, x)))), params, (4,)
+
+
+@case()
+def last_norm_shared_with_an_earlier_one(dtype, normal):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            norm = nn.LayerNorm(param_dtype=dtype)
+            return norm(x + nn.Dense(6, param_dtype=dtype)(jnp.tanh(norm(x))))
+
+    return linen(Model(), (6,), dtype, normal)
+
+
+@case()
+def stem_and_residual_blocks_without_a_head(dtype, normal):
+    params = {"stem": normal(5, 4), "bias": normal(4), "blocks": [normal(4, 4), normal(4, 4)]}
+
+    def f(params, x):
+        h = x @ params["stem"] + params["bias"]
+        for w in params["blocks"]:
+            h = h + jnp.tanh(h) @ w
+        return h
+
+    return f, params, (5,)
+
+
+@case()
+def output_is_a_layer_scaled(dtype, normal):
+    return (lambda w, x: 3 * (x @ w)), normal(5, 4), (5,)
+
+
+@case()
+def output_is_a_layer_backwards(dtype, normal):
+    return (lambda p, x: (x @ p[0])[:, ::-1] + p[1][::-1]), (normal(5, 4), normal(4)), (5,)
+
+
+@case()
+def output_is_a_layer_with_its_axes_exchanged(dtype, normal):
+    f = lambda w, x: jnp.swapaxes((x @ w).reshape(-1, 2, 3), 1, 2)
+    return f, normal(5, 6), (5,)
+
+
+@case()
+def output_is_a_layer_repeated(dtype, normal):
+    return (
+        (lambda p, x: jnp.tile(x @ p[0], 2) + jnp.repeat(p[1], 2)),
+        (normal(5, 2), normal(2)),
+        (5,),
+    )
+
+
+@case()
+def output_is_a_scan_of_its_last_layer(dtype, normal):
+    def f(w, x):
+        step = lambda h, _: (h + jnp.tanh(h), None)
+        return jax.lax.scan(step, x @ w, None, length=2)[0]
+
+    return f, normal(5, 4), (5,)
+
+
+# The cut: at one real variable, with labels that no axis of the output has.
+
+
+@case()
+def bottleneck_of_complex_numbers(dtype, normal):
+    params = normal(5, 2), normal(5, 2), normal(2, 9)
+
+    def f(params, x):
+        h = jnp.log(jnp.cosh(jax.lax.complex(x @ params[0], x @ params[1])))
+        return jnp.real(h) @ params[2] + jnp.imag(h) @ params[2][:, ::-1]
+
+    return f, params, (5,)
+
+
+@case()
+def log_cosh_of_complex_numbers_as_outputs(dtype, normal):
+    def f(params, x):
+        h = jnp.log(jnp.cosh(jax.lax.complex(x @ params[0], x @ params[1])))
+        return jnp.concatenate([h.real, h.imag], axis=1)
+
+    return f, (normal(5, 3), normal(5, 3)), (5,)
+
+
+@case()
+def inverse_fourier_transform_of_a_few_coefficients(dtype, normal):
+    params = normal(5, 4), normal(5, 4)
+    return (lambda p, x: jnp.fft.irfft(jax.lax.complex(x @ p[0], x @ p[1]), 12)), params, (5,)
+
+
+@case()
+def complex_recurrence(dtype, normal):
+    params = normal(3), normal(3), normal(3, 4)
+
+    def f(params, x):
+        rate = jnp.exp(jax.lax.complex(-jnp.abs(params[0]), params[1]))
+        step = lambda h, u: ((rate * h + u[:, None]), None)
+        h, _ = jax.lax.scan(step, jnp.zeros((len(x), 3), rate.dtype), x.T)
+        return jnp.tanh(h.real) @ params[2] + h.imag @ params[2]
+
+    return f, params, (5,)
+
+
+@case()
+def complex_product_with_a_real_weight(dtype, normal):
+    f = lambda w, x: jnp.real(jnp.exp(1j * (x.astype(jnp.result_type(x, jnp.complex64)) @ w)))
+    return f, normal(5, 4), (5,)
+
+
+@case()
+def bottleneck_between_outputs_of_several_axes(dtype, normal):
+    params = normal(5, 6), normal(6, 3), normal(3, 6), normal(6, 12)
+
+    def f(params, x):
+        h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1])
+        return (jnp.tanh(h @ params[2]) @ params[3]).reshape(-1, 3, 4)
+
+    return f, params, (5,)
+
+
+@case()
+def bottleneck_whose_weights_are_used_after_it_too(dtype, normal):
+    params = normal(4, 2), normal(2, 4)
+
+    def f(params, x):
+        h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1]) @ params[0]
+        return jnp.tanh(h @ params[1]) @ jnp.ones((4, 7), dtype)
+
+    return f, params, (4,)
+
+
+@case()
+def bottleneck_that_a_residual_passes_by(dtype, normal):
+    params = normal(5, 2), normal(2, 8), normal(5, 8)
+    f = lambda p, x: jnp.tanh(jnp.tanh(x @ p[0]) @ p[1] + jnp.tanh(x @ p[2]))
+    return f, params, (5,)
+
+
+# One-hot rows: an index as a place in a type that holds -1 and the size.
+
+
+def _embedding(name, index_dtype, rows, low, high, **options):
+    def make(dtype, normal):
+        ids = np.random.default_rng(1).integers(low, high, size=(N + M, 5)).astype(index_dtype)
+        f = lambda table, x: jnp.sin(table.at[x].get(**options)).sum(axis=1)
+        return f, normal(rows, 2), [jnp.asarray(ids[:N]), jnp.asarray(ids[N:])]
+
+    make.__name__ = name
+    case()(make)
+
+
+_embedding("embedding_by_uint8_of_256_rows", np.uint8, 256, 250, 256)
+_embedding("embedding_by_uint8_of_300_rows", np.uint8, 300, 250, 256, mode="clip")
+_embedding("embedding_by_uint16_out_of_range", np.uint16, 7, 3, 12, mode="fill", fill_value=0)
+_embedding("embedding_by_uint32_out_of_range", np.uint32, 7, 3, 12, mode="fill", fill_value=0)
+_embedding("embedding_by_uint32_clipped", np.uint32, 7, 2**32 - 9, 2**32, mode="clip")
+_embedding("embedding_by_int8_before_and_after", np.int8, 7, -9, 12, mode="fill", fill_value=0)
