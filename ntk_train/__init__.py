@@ -18,8 +18,11 @@ from ntk_train.errors import NonFiniteKernelError as NonFiniteKernelError
 from ntk_train.errors import NTKError as NTKError
 from ntk_train.errors import UnfactoredError as UnfactoredError
 from ntk_train.errors import UnfactoredWarning as UnfactoredWarning
+from ntk_train.errors import WrongKernelError as WrongKernelError
+from ntk_train.kernel import Certificate as Certificate
 from ntk_train.kernel import Explanation as Explanation
 from ntk_train.kernel import NtkImplementation as NtkImplementation
+from ntk_train.kernel import certify as certify
 from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel import empirical_ntk_vp_fn as empirical_ntk_vp_fn
 from ntk_train.kernel import explain as explain

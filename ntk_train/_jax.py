@@ -71,13 +71,20 @@ def scan_body(equation: Equation) -> tuple[Any, list[Any], int, int]:
 
 def has_forward_mode(equations: Sequence[Equation]) -> bool:
     """Whether a linearised program can be evaluated forwards: not if f has a `custom_vjp`."""
-    for equation in equations:
-        if equation.primitive is primitives.custom_lin_p:
-            return False
-        bodies = [getattr(value, "jaxpr", value) for value in equation.params.values()]
-        if not all(has_forward_mode(getattr(body, "eqns", ())) for body in bodies):
-            return False
-    return True
+    return not any(
+        equation.primitive is primitives.custom_lin_p
+        or any(not has_forward_mode(body.eqns) for body in inner_programs(equation))
+        for equation in equations
+    )
+
+
+def inner_programs(equation: Equation) -> list[Any]:
+    """The jaxprs that an equation has as parameters: a body, or the branches of a condition."""
+    values: list[Any] = []
+    for value in equation.params.values():
+        values += value if isinstance(value, (tuple, list)) else [value]
+    bodies = [getattr(value, "jaxpr", value) for value in values]
+    return [body for body in bodies if hasattr(body, "eqns")]
 
 
 def source_line(equation: Equation) -> str:

@@ -29,5 +29,9 @@ class NonFiniteKernelError(NTKError, ArithmeticError):
     """The kernel has NaN or infinite entries, so that its spectrum does not exist."""
 
 
+class WrongKernelError(NTKError, ArithmeticError):
+    """A kernel is not that of the function: plain derivatives of it say otherwise."""
+
+
 class ConventionError(NTKError, ValueError):
     """Numbers of kernels that were computed in different conventions were to be compared."""

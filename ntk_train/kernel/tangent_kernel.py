@@ -12,17 +12,17 @@
 (4, 4)
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
+from ntk_train.kernel.checked import checked
+from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device
 from ntk_train.kernel.whole import as_one_program
 
@@ -41,6 +41,7 @@ def ntk(
     per_layer: bool | Callable[[str], str] = False,
     memory_budget: float | int | None = None,
     strict: bool = False,
+    check: bool = False,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
@@ -86,6 +87,9 @@ def ntk(
       strict: True raises where a parameter is used in a way that the structured implementation
         cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
         right in any case.
+      check: True compares the kernel with plain derivatives of f, which takes a few backward passes
+        of f over all examples, and raises where it is wrong; not under `jax.jit`. See
+        `ntk_train.certify`.
 
     Returns:
       The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
@@ -95,6 +99,7 @@ def ntk(
       KernelInputError: shapes, structure or values of an argument do not fit; the text says which.
       UnfactoredError: with `strict`, where a parameter cannot be factored.
       DtypeError: complex parameters or outputs, or outputs that are not floating point.
+      WrongKernelError: with `check`, where the kernel is not that of f.
 
     References:
       R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*,
@@ -102,7 +107,12 @@ def ntk(
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
 
-    def kernel(params: PyTree, x1: PyTree, x2: PyTree | None) -> Any:
+    def kernel(
+        params: PyTree,
+        x1: PyTree,
+        x2: PyTree | None,
+        per_layer: bool | Callable[[str], str] = per_layer,
+    ) -> Any:
         resolved, names = resolve(
             f,
             params,
@@ -122,12 +132,19 @@ def ntk(
 
     with precision_of_products(precision):
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
-        return as_one_program(kernel, params, x1, x2)
-
-
-def _layer_of(path: str) -> str:
-    """What a path names before its last part: "Conv_0" of "Conv_0/kernel"."""
-    return path.rpartition("/")[0] or path
+        if not check:
+            return as_one_program(kernel, params, x1, x2)
+    return checked(
+        kernel,
+        f,
+        params,
+        x1,
+        x2,
+        outputs=outputs,
+        precision=precision,
+        param_filter=param_filter,
+        per_layer=per_layer,
+    )
 
 
 def resolve(
@@ -143,30 +160,6 @@ def resolve(
 ) -> tuple[Resolved, list[str]]:
     """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
     problem = make_problem(f, params, x1, x2, **options)
-    groups: dict[str, list[int]] = {}
-    for i, path in enumerate(problem.paths):
-        group_of = _layer_of if per_layer is True else per_layer
-        groups.setdefault(group_of(path) if group_of else "", []).append(i)
+    groups = groups_of(problem.paths, per_layer)
     resolved = choose(problem, list(groups.values()), implementation, strict=strict)
     return resolved, list(groups)
-
-
-@contextlib.contextmanager
-def precision_of_products(precision: str | None) -> Iterator[None]:
-    """Sets the precision of products that leave it open, None for as it is."""
-    if precision is None:
-        yield
-        return
-    try:
-        context = jax.default_matmul_precision(precision)
-        context.__enter__()
-    except (TypeError, ValueError) as error:
-        msg = (
-            f"precision={precision!r} is no name that jax.default_matmul_precision takes: "
-            "'default', 'high', 'highest', 'tensorfloat32', 'BF16_BF16_F32_X3', ..."
-        )
-        raise KernelInputError(msg) from error
-    try:
-        yield
-    finally:
-        context.__exit__(None, None, None)

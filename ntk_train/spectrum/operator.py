@@ -24,8 +24,8 @@ from jaxtyping import Array
 
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
+from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem
-from ntk_train.kernel.tangent_kernel import precision_of_products
 
 
 @functools.partial(
