@@ -214,11 +214,17 @@ def _write_output(writer: Writer) -> Value:
     if not a.ndim or not a.size:
         return a
     with_parameters = any('p["' in line for c in writer.live(a.name) for line in c.lines)
-    if choices.chance(35 if with_parameters else 90):
+    if choices.chance(50 if with_parameters else 90):
         writer.features.add("a layer at the output")
-        a = writer.let(f"{a.name} @ {writer.weight((a.shape[-1], 1 + choices.below(4)))}")
-    if choices.chance(30) and a.ndim > 1:
-        a = writer.let(writer.reshaped(a, (a.size,)))
+        if a.ndim > 1 and choices.chance(60):
+            a = writer.let(writer.reshaped(a, (a.size,)))
+        shape = a.shape[-1], 1 + choices.below(5)
+        w = writer.weight(shape) if choices.chance(40) else writer.leaf(shape, tied=True)
+        a = writer.let(f"{a.name} @ {w}")
+    if choices.chance(35):
+        shapes = {4: (2, 2), 6: (2, 3), 8: (2, 2, 2), 9: (3, 3), 12: (3, 4), 10: (5, 2), 3: (3, 1)}
+        shape = shapes.get(a.size, (1, a.size)) if a.ndim == 1 else (a.size,)
+        a = writer.let(writer.reshaped(a, shape))
     b = writer.pick(lambda v: v.kind == "f") or a
     if choices.chance(70):
         way = choices.pick(WAYS)

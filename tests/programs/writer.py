@@ -162,41 +162,41 @@ class Writer:
     def weight(self, shape: Sequence[int]) -> str:
         """An expression of parameters alone in a shape: a leaf, or a view or function of some."""
         shape, choices = tuple(shape), self.choices
-        kind = choices.below(24)
-        if kind < 11 or not math.prod(shape) or not shape:
-            return self.leaf(shape, tied=kind >= 7)
+        kind = choices.below(27)
+        if kind < 14 or not math.prod(shape) or not shape:
+            return self.leaf(shape, tied=kind >= 9)
         tied = choices.chance(50)
         self.features.add("weight that is no leaf")
-        if kind == 11:
+        if kind == 14:
             return f"{self.leaf(shape[::-1], tied=tied)}.T"
-        if kind == 12:
+        if kind == 15:
             return (
                 f"{self.leaf((shape[0] + 1, *shape[1:]), tied=tied)}[{choices.pick(['1:', ':-1'])}]"
             )
-        if kind == 13:
+        if kind == 16:
             sizes = [s for s, dtype in self.leaves.values() if math.prod(s) == math.prod(shape)]
             other = choices.pick(sizes) if tied and sizes else (math.prod(shape),)
             return f"{self.leaf(other, tied=tied)}.reshape({tuple_of(shape)})"
-        if kind == 14:
+        if kind == 17:
             return f"{self.leaf((2, *shape), tied=tied)}[{choices.below(2)}]"
-        if kind == 15:
+        if kind == 18:
             scale = choices.pick(["-{}", "(2.0 * {})", "({} / 3.0)", "({} * np.float64(0.5))"])
             return scale.format(self.leaf(shape, tied=tied))
-        if kind == 16:
+        if kind == 19:
             return f"{self.leaf(shape, tied=tied)}[::-1]"
-        if kind in (17, 18):
+        if kind in (20, 21):
             first, second = self.leaf(shape, tied=tied), self.leaf(shape, tied=True)
             return choices.pick(["({} + {}[::-1])", "({} * {})", "({} - 2.0 * {})"]).format(
                 first, second
             )
-        if kind in (19, 20) and self.leaves:
+        if kind in (22, 23) and self.leaves:
             name = choices.pick(list(self.leaves))
             if self.leaves[name][1] == "float64" and math.prod(self.leaves[name][0]):
                 self.features.add("tied leaf")
                 return f'jnp.resize(p["{name}"], {tuple_of(shape)})'
-        if kind == 21:
+        if kind == 24:
             return f"jnp.tanh({self.leaf(shape, tied=tied)})"
-        if kind == 22:
+        if kind == 25:
             return f"standardised({self.leaf(shape, tied=tied)})"
         return f"jnp.concatenate([{self.leaf((1, *shape[1:]), tied=tied)}] * {shape[0]})"
 

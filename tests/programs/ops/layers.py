@@ -173,9 +173,9 @@ def bottleneck(writer: Writer):
     if writer.choices.chance(50):
         h = writer.let(writer.choices.pick(SMOOTH).format(h.name))
     sealed = writer.choices.chance(70) and not writer.outer
-    wide = 4 + writer.choices.below(5)
-    how = writer.choices.below(3)
-    if how == 0:
+    wide = 4 + writer.choices.below(9)
+    how = writer.choices.below(4)
+    if how in (0, 3):
         out = writer.let(f"{h.name} @ {writer.weight((h.size, wide))}")
     elif how == 1:
         out = writer.let(f"jnp.concatenate([jnp.sin({h.name}), {h.name}, {h.name} ** 2], -1)")
