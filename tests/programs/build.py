@@ -19,7 +19,7 @@ import numpy as np
 
 import tests.programs.ops  # noqa: F401  registers the operations
 from tests.programs.choices import Choices, Program
-from tests.programs.ops.lookups import DTYPES
+from tests.programs.ops.lookups import DTYPES, embedding
 from tests.programs.ops.registry import write_one
 from tests.programs.parts import NAMES
 from tests.programs.writer import BATCH, Chunk, Value, Writer
@@ -97,7 +97,11 @@ def write(program: Program) -> Text:
     """The text of a program."""
     head = Choices(program.head)
     writer = Writer(native=head.chance(20))
+    writer.choices = head
     inputs = _write_inputs(writer, head)
+    if isinstance(inputs, dict) and "t" in inputs and head.chance(60):
+        writer.features.add("embedding")
+        embedding(writer)
     of_inputs = writer.features
     for numbers in program.nodes:
         writer.choices, writer.features = Choices(numbers), set()
@@ -137,7 +141,7 @@ def _write_inputs(writer: Writer, head: Choices) -> Any:
     shapes = [(3,), (2,), (4, 3), (1,), (2, 3, 2), (4, 4, 2), (6,), (3,), (3, 2), (5,)]
     shape = head.pick(shapes)
     main = shape, "float64"
-    kind = head.weighted([("array", 5), ("tokens", 4), ("two", 2), ("unused", 1)])
+    kind = head.weighted([("array", 5), ("tokens", 5), ("two", 2), ("unused", 1)])
     if kind == "array":
         _write_argument(writer, "x", main)
         return main
@@ -167,7 +171,7 @@ def _tokens(writer: Writer, head: Choices) -> tuple:
     """Integers in the range of small tables, partly out of it, or as far as the dtype goes."""
     dtype, shape = head.pick(DTYPES), head.pick([(3,), (), (2, 2)])
     writer.features.add(f"tokens {dtype}")
-    info, how = np.iinfo(dtype), head.pick(["inside", "around", "extreme"])
+    info, how = np.iinfo(dtype), head.pick(["inside", "around", "around", "extreme"])
     low, high = {
         "inside": (0, 2),
         "around": (max(info.min, -4), 6),

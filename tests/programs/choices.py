@@ -28,7 +28,7 @@ def draw(seed: int) -> Program:
     """The program of a seed."""
     rng = random.Random(seed)
     some = lambda n: tuple(rng.randrange(2**16) for _ in range(n))
-    return Program(some(12), tuple(some(32) for _ in range(rng.randint(2, 8))), some(24))
+    return Program(some(24), tuple(some(32) for _ in range(rng.randint(2, 8))), some(24))
 
 
 class Choices:

@@ -26,8 +26,9 @@ def tokens(writer: Writer) -> Value:
 @operation(22)
 def embedding(writer: Writer):
     t, choices = tokens(writer), writer.choices
-    many = choices.pick([3, 3, 5, 130, 300, 4])
-    table = writer.weight((many, 1 + choices.below(3)) if many < 100 else (many, 1))
+    many = choices.pick([3, 3, 5, 4, 2, 130, 5, 300])
+    shape = (many, 1 + choices.below(3)) if many < 100 else (many, 1)
+    table = writer.weight(shape) if choices.chance(30) else writer.leaf(shape, tied=True)
     if many > 100:
         writer.features.add("table longer than a narrow index")
     patterns = [
