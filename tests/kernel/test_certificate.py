@@ -144,27 +144,30 @@ def rounded(f):
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype", "wrap"),
+    ("case", "dtype", "wrap", "precision"),
     [
         pytest.param(
-            *(case, dtype, wrap),
+            *(case, dtype, wrap, precision),
             marks=[] if case.name == "fully_connected" else pytest.mark.heavy,
             id=f"{case.name}-{name}",
         )
         for case in BANK
         if "structured" not in case.gaps
-        for name, dtype, wrap in (
-            ("float32", "float32", lambda f: f),
-            ("tf32", "float32", rounded),
-            ("bfloat16", "bfloat16", lambda f: f),
+        for name, dtype, wrap, precision in (
+            ("float32", "float32", lambda f: f, "highest"),
+            ("tf32", "float32", rounded, "highest"),
+            ("bfloat16", "bfloat16", lambda f: f, "highest"),
+            # On a GPU (JAX_PLATFORMS=cuda) products are rounded to TF32.
+            ("default", "float32", lambda f: f, "default"),
         )
     ],
 )
-def test_no_false_alarm_on_the_bank(case, dtype, wrap):
+def test_no_false_alarm_on_the_bank(case, dtype, wrap, precision):
     f, params, x1, x2 = case.make(dtype)
     f = wrap(f)
     for mode, other in (("full", False), ("full", True), ("trace", False)):
         x = x2 if other else None
-        kernel = ntk(f, params, x1, x, outputs=mode, batched=case.batched)
-        certificate = certify(kernel, f, params, x1, x, outputs=mode)
+        options = {"outputs": mode, "precision": precision}
+        kernel = ntk(f, params, x1, x, batched=case.batched, **options)
+        certificate = certify(kernel, f, params, x1, x, **options)
         assert certificate.holds, (mode, other, certificate)
