@@ -34,7 +34,8 @@ def unfactored_uses(
     program: LinearProgram, factored: Collection[int]
 ) -> list[tuple[int, Equation]]:
     """Leaves and the equations that contract them without a rule, but for leaves that are cut."""
-    derived = {v: frozenset({leaf}) for leaf, v in enumerate(program.tangents)}
+    of_leaves = program.tangents[: program.num_theta]
+    derived = {v: frozenset({leaf}) for leaf, v in enumerate(of_leaves)}
     uses = _uses(program, derived, set(program.x))
     return [(leaf, equation) for leaf, equation in uses if leaf not in factored]
 

@@ -193,6 +193,29 @@ def bottleneck_that_a_residual_passes_by(dtype, normal):
     return f, params, (12,)
 
 
+@case()
+def bottleneck_that_meets_data(dtype, normal):
+    params = normal(6, 32), normal(32, 3)
+
+    def f(params, x):
+        h = jnp.tanh(x @ params[0]) @ params[1]
+        return jnp.einsum(
+            "na,nab->nb",
+            h,
+            jnp.sin(jnp.einsum("n,b->nb", x[:, 0], jnp.arange(3 * 8.0)).reshape(-1, 3, 8)).astype(
+                dtype
+            ),
+        )
+
+    return f, params, (6,)
+
+
+@case()
+def bottleneck_of_parameters_alone(dtype, normal):
+    one = lambda table, x: jnp.take(table.T, jnp.argmax(x, -1), axis=1).sum((0, 2))
+    return jax.vmap(one, (None, 0)), normal(3, 1), (5, 4, 3)
+
+
 # One-hot rows: an index as a place in a type that holds -1 and the size.
 
 
