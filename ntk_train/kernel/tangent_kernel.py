@@ -23,7 +23,7 @@ from jaxtyping import Array
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
-from ntk_train.kernel.problem import make_problem, on_one_device
+from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
 from ntk_train.kernel.whole import as_one_program
 
 
@@ -69,7 +69,7 @@ def ntk(
         one that takes the fewest operations.
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
-        train mode.
+        train mode; where they are seen to do so, True warns.
       precision: of the matrix products, inside of f too where f leaves it open: any name that
         `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
         the kernel itself at "highest", as does the default.
@@ -117,6 +117,7 @@ def ntk(
             memory_budget=memory_budget,
             strict=strict,
         )
+        warn_of_coupling(resolved.problem.coupling)
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 

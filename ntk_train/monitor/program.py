@@ -109,7 +109,7 @@ class KernelProgram:
         lowered = jax.jit(kernel).lower(arrays, probe)
         kernel_info = lowered.out_info["kernel"]
         coupling = None
-        if options["batched"]:
+        if options["batched"] and problem.coupling is None:  # else `ntk` warns of it
             coupling = jax.jit(lambda arrays, probe: _coupling(*bind(arrays), probe)).lower(
                 arrays, probe
             )
