@@ -165,7 +165,7 @@ def shifted(x):
     return jnp.roll(x, 1, axis=0)
 
 
-@coupled(of="slice")
+@coupled(of="add")
 def the_first_for_all(x):
     return x + x[:1]
 

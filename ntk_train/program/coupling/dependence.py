@@ -38,7 +38,8 @@ class Dependence:
       whole: the set of examples that all entries depend on.
       axes: from an axis to the sets by the index along it, without those in `whole`; not of an
         axis along which all are the same.
-      origin: where examples left their places, None while they are in order.
+      origin: where examples were mixed, or else where they left their places; None while they are
+        in order.
     """
 
     whole: int = 0
@@ -113,8 +114,7 @@ def union(values: Iterable[Dependence]) -> Dependence:
             if axes.setdefault(axis, table) != table:
                 one, other = np.frombuffer(axes[axis], np.uint8), np.frombuffer(table, np.uint8)
                 axes[axis] = (one | other).tobytes()
-    origin = next((part.origin for part in parts if part.origin), None)
-    return dataclasses.replace(of_sets(whole, axes), origin=origin)
+    return dataclasses.replace(of_sets(whole, axes), origin=origin_of(parts))
 
 
 def moved(value: Dependence, places: Mapping[int, int]) -> Dependence:
@@ -157,8 +157,7 @@ def joined(values: Sequence[Dependence], sizes: Sequence[int], axis: int) -> Dep
     )
     others = union(without(value, axis) for value in values)
     found = of_sets(others.whole, {**others.axes, axis: table})
-    origin = next((value.origin for value in values if value.origin), None)
-    return dataclasses.replace(found, origin=origin)
+    return dataclasses.replace(found, origin=origin_of(values))
 
 
 def with_axis(value: Dependence, axis: int) -> Dependence:
@@ -277,3 +276,17 @@ def in_order(value: Dependence, n: int) -> bool:
     inner = len(table) - len(table.lstrip(b"\1"))
     period = b"".join(bytes([1 << i]) * inner for i in range(n))
     return table == period * (len(table) // len(period))
+
+
+def is_mixed(value: Dependence) -> bool:
+    """Whether some entry depends on several examples for certain."""
+    sets = {value.whole}
+    for table in value.axes.values():
+        sets = {one | other for one in sets for other in set(table)}
+    return any((one & (UNKNOWN - 1)).bit_count() > 1 for one in sets)
+
+
+def origin_of(values: Iterable[Dependence]) -> Coupling | None:
+    """Where examples were mixed first, or else where they left their places."""
+    marked = [value for value in values if value.origin is not None]
+    return next((v.origin for v in marked if is_mixed(v)), marked[0].origin if marked else None)

@@ -28,7 +28,8 @@ from ntk_train.program.coupling.registry import Values, dims, rule
     "neg nextafter not or polygamma population_count pow random_clone random_fold_in real "
     "reduce_precision regularized_incomplete_beta rem round rsqrt sharding_constraint shift_left "
     "shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan "
-    "tanh threefry2x32 xor zeta random_seed layout_constraint random_gamma"
+    "tanh threefry2x32 xor zeta random_seed layout_constraint random_gamma "
+    "log2 one_minus_square polynomial"
 )
 def _elementwise(_: Equation, inputs: Sequence[Dependence], __: Values) -> Dependence:
     return union(inputs)

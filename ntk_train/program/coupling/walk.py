@@ -29,8 +29,10 @@ from ntk_train.program.coupling.dependence import (
     entry,
     example_of,
     in_order,
+    is_mixed,
     joined,
     of_sets,
+    origin_of,
     union,
     unknown,
     with_axis,
@@ -42,6 +44,7 @@ from ntk_train.program.coupling.registry import rule_of
 EXAMPLES = 3
 """How many to trace f with: of two, a shift by two places would leave each where it is."""
 
+_CONTROL = {cond_p, scan_p, while_p}
 _MOST_ITERATIONS = 64  # of a scan over examples
 
 
@@ -137,17 +140,21 @@ class _Walk:
         if not depends:
             return [(NOTHING, number) for number in numbers[: len(equation.outvars)]]
         found = self._dependences(equation, inputs)
-        earlier = next((value.origin for value in dependences if value.origin), None)
+        marked = [self._marked(value, dependences, equation) for value in found]
+        return list(zip(marked, numbers[: len(found)], strict=True))
 
-        def marked(value: Dependence) -> Dependence:
-            if in_order(value, self._n):
-                return Dependence(value.whole, value.axes)
-            origin = value.origin or earlier
-            if origin is None:
-                origin = Coupling(equation.primitive.name, source_line(equation))
-            return _with_line(Dependence(value.whole, value.axes, origin), equation)
-
-        return list(zip(map(marked, found), numbers[: len(found)], strict=True))
+    def _marked(
+        self, value: Dependence, inputs: Sequence[Dependence], equation: Equation
+    ) -> Dependence:
+        """An output of an equation, with its origin; that of a loop or branch may be inside."""
+        if in_order(value, self._n):
+            return Dependence(value.whole, value.axes)
+        inside = value.origin if equation.primitive in _CONTROL else None
+        origin = inside or origin_of(inputs)
+        mixed_here = is_mixed(value) and not any(map(is_mixed, inputs))
+        if origin is None or (mixed_here and not inside):
+            origin = Coupling(equation.primitive.name, source_line(equation))
+        return _with_line(Dependence(value.whole, value.axes, origin), equation)
 
     def _dependences(self, equation: Equation, inputs: Sequence[_Known]) -> list[Dependence]:
         dependences = [value for value, _ in inputs]
