@@ -139,3 +139,7 @@ def test_a_function_made_for_one_example_is_traced_on_one():
         found = ntk(single, PARAMS, X)
     want = ntk(lambda params, x: jnp.tanh(x @ params["w"]), PARAMS, X)
     np.testing.assert_allclose(found, want, rtol=1e-12)
+
+
+def test_outputs_of_size_zero():
+    assert explain(lambda p, x: (x @ p["w"])[:, :0], PARAMS, X).rows == 0

@@ -357,6 +357,28 @@ def gradients_in_the_input(x):
     return jax.vmap(jax.grad(lambda x: nn.max_pool(x[None, ..., None], (2, 2)).sum()))(x)
 
 
+# Sizes.
+
+
+def test_two_examples_and_seven():
+    for n in (2, 7):
+        x = jnp.ones((n, T, D))
+        assert analysed(lambda x: jnp.sin(x.reshape(-1, D) @ W).reshape(x.shape), x)[0] is None
+        assert analysed(lambda x: x[::-1], x)[0].primitive == "rev"
+
+
+def test_arrays_without_entries():
+    x = {"full": jnp.ones((N, D)), "empty": jnp.ones((N, 0, T))}
+
+    def f(x):
+        nothing = jnp.cumsum(x["empty"], axis=1).reshape(len(x["full"]) * T, 0)
+        total = nothing.sum() + x["full"][:, :0].reshape(0, N).sum(axis=0)
+        left, right = jnp.split(x["full"], [0], axis=0)
+        return total[:, None] + right, jnp.concatenate([left, right]), x["full"][:, :0]
+
+    assert analysed(f, x) == (None, False)
+
+
 # Networks.
 
 

@@ -11,6 +11,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from jax import lax
 
@@ -223,14 +224,7 @@ def interact(f, x):
     return bool((change[~np.eye(N, dtype=bool)] > 1e-9).any())
 
 
-@hypothesis.settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
-@hypothesis.given(programs())
-def test_what_is_found_is_there_and_what_is_there_is_found(program):
+def check(program):
     f, shape = program
     x = jnp.asarray(np.random.default_rng(0).normal(size=(N, *shape)))
     found, is_unknown = analysed(f, x)
@@ -239,3 +233,25 @@ def test_what_is_found_is_there_and_what_is_there_is_found(program):
         assert truth, f"a false alarm: {found}"
     elif not is_unknown:
         assert not truth
+
+
+def settings(max_examples):
+    return hypothesis.settings(
+        max_examples=max_examples,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+
+@settings(30)
+@hypothesis.given(programs())
+def test_what_is_found_is_there_and_what_is_there_is_found(program):
+    check(program)
+
+
+@pytest.mark.heavy
+@settings(1000)
+@hypothesis.given(programs())
+def test_of_a_thousand_programs(program):
+    check(program)

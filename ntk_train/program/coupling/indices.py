@@ -28,7 +28,9 @@ def constant(v: Any, value: Any) -> np.ndarray | None:
     """The value of a literal or a constant, if it is an index."""
     if not is_index(v) or isinstance(value, jax.core.Tracer):
         return None
-    return np.asarray(value, np.float64)
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return None
+    return np.asarray(jax.device_get(value), np.float64)
 
 
 def evaluated(equation: Equation, values: Sequence[np.ndarray | None]) -> np.ndarray | None:

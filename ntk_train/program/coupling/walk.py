@@ -74,13 +74,14 @@ def find_coupling(
 
 def dependences_of(closed: Any, x_axes: Sequence[int | None]) -> list[Dependence]:
     """On which examples each output depends; the arguments are those of `find_coupling`."""
-    shapes = [shape_of(v).shape for v in closed.jaxpr.invars]
-    axes = [None] * (len(shapes) - len(x_axes)) + list(x_axes)
+    n = _number_of_examples(closed, x_axes)
+    invars = closed.jaxpr.invars
+    axes = [None] * (len(invars) - len(x_axes)) + list(x_axes)
     inputs = [
-        NOTHING if axis is None else example_of(shape[axis], axis)
-        for shape, axis in zip(shapes, axes, strict=True)
+        NOTHING if axis is None or _is_empty(v) else example_of(n, axis)
+        for v, axis in zip(invars, axes, strict=True)
     ]
-    walk = _Walk(_number_of_examples(closed, x_axes))
+    walk = _Walk(n)
     return [
         value for value, _ in walk(closed.jaxpr, closed.consts, [(value, None) for value in inputs])
     ]
@@ -126,7 +127,8 @@ class _Walk:
     def _outputs(self, equation: Equation, inputs: Sequence[_Known]) -> Sequence[_Known]:
         dependences = [value for value, _ in inputs]
         depends = any(dependences)
-        if not depends and not any(map(is_index, equation.outvars)):
+        is_empty = all(map(_is_empty, equation.outvars))
+        if is_empty or (not depends and not any(map(is_index, equation.outvars))):
             return [(NOTHING, None)] * len(equation.outvars)
         called = body_of_call(equation)
         if called is not None:
@@ -231,6 +233,11 @@ class _Walk:
             if after == carry:
                 return carry
             carry = after
+
+
+def _is_empty(v: Any) -> bool:
+    """Whether a variable has no entries, which depend on nothing."""
+    return 0 in getattr(v.aval, "shape", ())
 
 
 def _with_line(value: Dependence, call: Equation) -> Dependence:
