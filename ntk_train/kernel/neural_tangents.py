@@ -76,6 +76,7 @@ def empirical_ntk_fn(
       vmap_axes: a triple `(x_axes, output_axes, kwargs_axes)`: along these, f treats examples
         independently; `kwargs_axes` is a dict for those keyword arguments that have such an axis.
         Anything else stands for `(vmap_axes, vmap_axes, {})`. None: the batch is taken as a whole.
+        A `CoupledExamplesWarning` says where examples interact all the same.
       implementation: see `NtkImplementation`.
 
     Returns:

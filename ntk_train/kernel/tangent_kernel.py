@@ -69,7 +69,7 @@ def ntk(
         one that takes the fewest operations.
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
-        train mode; where they are seen to do so, True warns.
+        train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
       precision: of the matrix products, inside of f too where f leaves it open: any name that
         `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
         the kernel itself at "highest", as does the default.

@@ -418,6 +418,13 @@ def test_the_models_in_eval_mode_keep_examples_apart(name):
     assert analysed(apply(model, x, train=False), x) == (None, False)
 
 
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_in_eval_mode_keeps_examples_apart(name):
+    x = jax.ShapeDtypeStruct((N, 224, 224, 3), jnp.float32)
+    assert analysed(apply(models.create_model(name), x, train=False), x) == (None, False)
+
+
 def test_batch_norm_in_train_mode_is_named_with_its_line():
     x = jax.ShapeDtypeStruct((N, 32, 32, 3), jnp.float32)
     model = models.create_model("resnet-18", num_outputs=2, **FAMILIES["resnet-18"])
