@@ -12,6 +12,9 @@ Literal = core.Literal
 Var = core.Var
 Equation = core.JaxprEqn
 scan_p = primitives.scan_p
+cond_p = primitives.cond_p
+while_p = primitives.while_p
+linear_solve_p = primitives.linear_solve_p
 
 
 def shape_of(v: Any) -> jax.ShapeDtypeStruct:
@@ -52,6 +55,40 @@ def called_program(equation: Equation) -> tuple[Any, list[Any]] | None:
 _CALLS = {
     primitives.jit_p,
     primitives.remat_p,
+}
+
+
+def public_primitive(name: str) -> Any:
+    """The primitive that JAX publishes as `{name}_p`, or the name if it publishes none."""
+    for module in (jax.lax, jax.lax.linalg, primitives):
+        if hasattr(module, f"{name}_p"):
+            return getattr(module, f"{name}_p")
+    return name
+
+
+def body_of_call(equation: Equation) -> tuple[Any, list[Any]] | None:
+    """Jaxpr and constants of any call whose inputs and outputs are those of its body."""
+    if equation.primitive is linear_solve_p:
+        body = equation.params["jaxprs"].solve
+    elif equation.primitive in _BODIES or equation.primitive.name == "composite":
+        body = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    else:
+        return None
+    return getattr(body, "jaxpr", body), list(getattr(body, "consts", ()))
+
+
+def linear_solve_inputs(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    """Of the inputs of a `custom_linear_solve`, those of its `solve`."""
+    lengths = equation.params["const_lengths"]
+    start = lengths.matvec + lengths.vecmat
+    return [*values[start : start + lengths.solve], *values[sum(lengths) :]]
+
+
+_BODIES = _CALLS | {
+    primitives.call_p,
+    primitives.closed_call_p,
+    primitives.custom_jvp_call_p,
+    primitives.custom_vjp_call_p,
 }
 
 

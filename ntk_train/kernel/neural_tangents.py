@@ -21,11 +21,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
+from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
-from ntk_train.kernel.problem import check_output, on_one_device, split_params
+from ntk_train.kernel.problem import (
+    check_output,
+    on_one_device,
+    split_params,
+    traced_on_examples,
+    warn_of_coupling,
+)
 from ntk_train.kernel.whole import as_one_program
+from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 
 class NtkImplementation(enum.IntEnum):
@@ -69,6 +76,7 @@ def empirical_ntk_fn(
       vmap_axes: a triple `(x_axes, output_axes, kwargs_axes)`: along these, f treats examples
         independently; `kwargs_axes` is a dict for those keyword arguments that have such an axis.
         Anything else stands for `(vmap_axes, vmap_axes, {})`. None: the batch is taken as a whole.
+        A `CoupledExamplesWarning` says where examples interact all the same.
       implementation: see `NtkImplementation`.
 
     Returns:
@@ -132,6 +140,11 @@ def empirical_ntk_fn(
         outputs2 = outputs1
         if x2 is not None:
             outputs2 = jax.eval_shape(lambda p: f(p, x2, **kwargs2), params)
+        with_theta = lambda theta, x, kwargs: f(merge(theta), x, **kwargs)  # noqa: E731
+        found = [side1.coupling(with_theta, theta, outputs1)]
+        if x2 is not None:
+            found.append(side2.coupling(with_theta, theta, outputs2))
+        warn_of_coupling(next((coupling for coupling in found if coupling is not None), None))
         leaves1, treedef = jax.tree.flatten(outputs1)
         for leaf in leaves1:
             check_output(leaf)
@@ -202,14 +215,35 @@ class _Side:
             if axis is not None
         ]
 
-    def restore(self, mapped: list[jax.Array]) -> tuple[PyTree, dict[str, Any]]:
-        """Inputs and keyword arguments with one example, its axis of size 1 back in place."""
+    def restore(
+        self, mapped: list[jax.Array], *, batch: bool = False
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """Inputs and keyword arguments with one example, its axis of size 1 back in place.
+
+        With `batch` each leaf has several examples on axis 0.
+        """
         examples = iter(mapped)
+        place = (lambda leaf, axis: jnp.moveaxis(leaf, 0, axis)) if batch else jnp.expand_dims
         leaves = [
-            leaf if axis is None else jnp.expand_dims(next(examples), axis)
+            leaf if axis is None else place(next(examples), axis)
             for leaf, axis in zip(self._leaves, self._axes, strict=True)
         ]
         return jax.tree.unflatten(self._treedef, leaves)
+
+    def coupling(
+        self, f: Callable[..., PyTree], theta: list[jax.Array], outputs: PyTree
+    ) -> Coupling | None:
+        """Where the examples of f(theta, x, kwargs) interact, if that is known."""
+        n = min([EXAMPLES, *(len(leaf) for leaf in self.mapped)])
+        if not self.mapped or n < 2:
+            return None
+
+        def on_batch(theta: list[jax.Array], mapped: list[jax.Array]) -> PyTree:
+            return f(theta, *self.restore(mapped, batch=True))
+
+        axes = self.output_axes(outputs)
+        closed = traced_on_examples(on_batch, theta, self.mapped, n)
+        return closed and find_coupling(closed, [0] * len(self.mapped), axes)
 
     def output_axes(self, outputs: PyTree) -> list[int | None]:
         """The axis of examples of each leaf of the outputs, None if the batch is one example."""

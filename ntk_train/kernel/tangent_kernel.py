@@ -23,7 +23,7 @@ from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.checked import checked
 from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import make_problem, on_one_device
+from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
 from ntk_train.kernel.whole import as_one_program
 
 
@@ -70,7 +70,7 @@ def ntk(
         one that takes the fewest operations.
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
-        train mode.
+        train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
       precision: of the matrix products, inside of f too where f leaves it open: any name that
         `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
         the kernel itself at "highest", as does the default.
@@ -127,6 +127,7 @@ def ntk(
             memory_budget=memory_budget,
             strict=strict,
         )
+        warn_of_coupling(resolved.problem.coupling)
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 

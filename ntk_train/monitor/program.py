@@ -37,8 +37,8 @@ class FetchedKernel:
       layers: its parts by layer, which add up to it; None where they were not asked for.
       logits: [N, O], the outputs at the same parameters; None where they were not asked for.
       coupling: by how much an output changes, relative to the largest, when its example is alone;
-        None where examples are said to be coupled, where all outputs are zero, and once it has
-        been found.
+        None where examples are said or known to be coupled, where all outputs are zero, and once
+        it has been found.
       seconds: from when the parameters were there until the kernel was on the host.
     """
 
@@ -109,7 +109,7 @@ class KernelProgram:
         lowered = jax.jit(kernel).lower(arrays, probe)
         kernel_info = lowered.out_info["kernel"]
         coupling = None
-        if options["batched"]:
+        if options["batched"] and problem.coupling is None:  # else `ntk` warns of it
             coupling = jax.jit(lambda arrays, probe: _coupling(*bind(arrays), probe)).lower(
                 arrays, probe
             )

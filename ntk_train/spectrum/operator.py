@@ -25,7 +25,7 @@ from jaxtyping import Array
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import make_problem
+from ntk_train.kernel.problem import make_problem, warn_of_coupling
 
 
 @functools.partial(
@@ -191,4 +191,6 @@ class KernelOperator:
 def _product(operator: KernelOperator, v: Array, x: PyTree | None) -> Array:
     """Theta(x, x_operator) v, compiled; None for the operator's own x."""
     left = operator if x is None else dataclasses.replace(operator, x=x)
-    return left._push(operator._pull(v), left._problem().x1)
+    problems = [side._problem() for side in ([operator] if x is None else [operator, left])]
+    warn_of_coupling(next((p.coupling for p in problems if p.coupling is not None), None))
+    return left._push(operator._pull(v), problems[-1].x1)
