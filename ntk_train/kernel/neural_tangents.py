@@ -5,6 +5,11 @@ Differences to `ntk_train.ntk`: the axes of the kernel are those of the outputs,
 that a learning rate tuned on one kernel is scaled by that number for the other; leaves of an output
 pytree have their kernels apart, without the terms between them.
 
+It passes the tests of neural-tangents (`experiments/peer_tests.py`), and differs from it on purpose
+in this: `params` with the running statistics of a Flax model is refused, as they would count as
+parameters; leaves of params that are not floating point are held constant; kernels are at least
+float32; and the private arguments `_j_rules`, `_s_rules` and `_fwd` do not exist.
+
 >>> import jax, jax.numpy as jnp, ntk_train
 >>> f = lambda params, x: jnp.tanh(x @ params)
 >>> params, x = jnp.ones((3, 2)), jnp.ones((4, 3))
@@ -73,7 +78,7 @@ def empirical_ntk_fn(
 
     Returns:
       `ntk_fn(x1, x2, params, **kwargs)`, which is compiled anew in each call outside of `jax.jit`;
-      `x2=None` is the kernel of x1 with itself. Keyword
+      `x2=None`, or a tree of None, is the kernel of x1 with itself. Keyword
       arguments go to f; a pair is split, its first for x1 and its second for x2 (unless that is
       None), and a key `rng` is folded for x2 unless both inputs are equal. The kernel has the
       structure of the outputs and, for each, the axes of `f(params, x1)` zipped with those of
@@ -153,7 +158,7 @@ def empirical_ntk_vp_fn(
     Args:
       f: a function `f(params, x, **kwargs)`.
       x1: N1 inputs.
-      x2: N2 inputs, or None for x1.
+      x2: N2 inputs, or None, or a tree of None, for x1.
       params: the parameters.
       **kwargs: passed to f, pairs and the key `rng` as in `empirical_ntk_fn`.
 
