@@ -103,12 +103,13 @@ def make_problem(
 
 
 def split_params(
-    params: PyTree, param_filter: ParamFilter | None
+    params: PyTree, param_filter: ParamFilter | None, *, has_filter: bool = True
 ) -> tuple[list[jax.Array], list[str], Callable[[list[jax.Array]], PyTree]]:
     """Separates the leaves to differentiate from those to hold constant.
 
     Constant are the leaves that are no floating-point arrays (counters, random keys, functions in
-    an Equinox module) and those whose path the filter refuses.
+    an Equinox module) and those whose path the filter refuses. `has_filter` says whether the
+    caller's own arguments have a filter that an error can send the user to.
 
     Returns:
       The differentiated leaves, their paths, and a function from such leaves to the whole params.
@@ -123,9 +124,10 @@ def split_params(
         msg = (
             f"params holds the collections 'params' and {others}: these look like the variables of "
             "a Flax model, and the kernel would differentiate running statistics too. Pass "
-            "variables['params'] and close over the rest, or say what to differentiate with "
-            "param_filter=lambda path: path.startswith('params/')."
+            "variables['params'] and close f over the rest"
         )
+        remedy = ", or say what to differentiate with param_filter=lambda path: "
+        msg += f"{remedy}path.startswith('params/')." if has_filter else "."
         raise KernelInputError(msg)
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
