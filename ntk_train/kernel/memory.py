@@ -254,7 +254,7 @@ def kept_numbers(part: PartPlan) -> int:
 
 def bytes_of(problem: KernelProblem) -> int:
     """Of one number of the Jacobian."""
-    return max(leaf.dtype.itemsize for leaf in problem.theta)
+    return problem.itemsize
 
 
 def _kept(problem: KernelProblem, labels: Mapping[str, int], part: PartPlan) -> int:

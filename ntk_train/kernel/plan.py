@@ -119,7 +119,8 @@ class Plan:
       problem: what to compute.
       machine: what it was planned for.
       groups: the leaves whose kernels are wanted apart.
-      programs: the linear programs of x1 and of x2, one and the same for x2 = None.
+      programs: the linear programs of x1 and of x2, one and the same where their examples have
+        the same shapes.
       sites: of both programs, also of leaves that are in no group here.
       labels: sizes of the labels of the layout.
       parts: one plan for each leaf, or for each of its parts.
