@@ -11,7 +11,7 @@ from ntk_train._types import KernelProblem
 from ntk_train.kernel.costs import is_small, is_stacked, num_rows, of_derivatives, of_push, ways
 from ntk_train.kernel.machine import Cost, Machine, this_machine
 from ntk_train.kernel.memory import blocks_of
-from ntk_train.kernel.plan import NumberedGroups, PartPlan, Plan, Sizes, examples_of
+from ntk_train.kernel.plan import NumberedGroups, PartPlan, Plan, Sizes, Work, examples_of
 from ntk_train.kernel.sides import Sides
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
@@ -55,10 +55,13 @@ def make_plan(
         sites=sides.sites,
         labels=labels,
         parts=parts,
+        passes=sides.passes,
         bundles=[bundle for own in by_group for bundle in _bundles(parts, own)],
         stacks=[stack for own in by_group for stack in _stacks(parts, own)],
         blocks=blocks_of(
-            problem, machine, labels, parts, total.operations, is_cut=inner is not None
+            Work(problem, machine, labels, parts, sides.passes),
+            total.operations,
+            is_cut=inner is not None,
         ),
         cost=total,
         inner=inner,

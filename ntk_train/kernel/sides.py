@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ntk_train._jax import Equation
 from ntk_train.program.linear import LinearProgram
+from ntk_train.program.liveness import Pass, pass_of
 from ntk_train.program.sites import Site, find_sites
 from ntk_train.program.unfactored import unfactored_uses
 from ntk_train.rules import factors_of
@@ -32,6 +33,13 @@ class Sides:
     def parts(self) -> tuple[Mapping[int, Sequence[Sequence[Site]]], ...]:
         """On either side the sites of each leaf that has some, by its parts in order."""
         return tuple(_by_leaf_and_part(sites) for sites in self.sites)
+
+    @functools.cached_property
+    def passes(self) -> tuple[Pass, Pass]:
+        """What a forward and a backward pass hold, on either side."""
+        first, second = self.programs
+        found = pass_of(first)
+        return found, found if second is first else pass_of(second)
 
     @functools.cached_property
     def unfactored(self) -> Mapping[int, Sequence[Equation]]:
