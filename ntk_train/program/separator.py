@@ -22,10 +22,11 @@ import jax.numpy as jnp
 from ntk_train._jax import Equation, Literal, Var, shape_of
 from ntk_train.program.linear import LinearProgram
 
-# A cut at more numbers than this part of those of a later cut on the same way is not tried: it has
-# fewer parameters before it, and so few are left of any number of outputs.
+# An earlier cut has fewer parameters before it, so that it pays only at a much narrower variable:
+# at most this part of the numbers of the next cut on the way to the outputs. Of any number of
+# outputs that leaves few cuts to plan.
 _FEWER = 3 / 4
-_MOST = 16  # of cuts that are tried
+_MOST = 16  # cuts, where many ways to the outputs have one each
 
 
 class Halves(NamedTuple):
