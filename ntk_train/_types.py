@@ -14,6 +14,7 @@ P        number of parameters; one entry of a flattened parameter is labelled w
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -106,3 +107,8 @@ class KernelProblem:
     precision: str | None
     memory_budget: float | int | None = None
     coupling: Coupling | None = None
+
+    @functools.cached_property
+    def itemsize(self) -> int:
+        """Bytes of one number of the Jacobian."""
+        return max(leaf.dtype.itemsize for leaf in self.theta)

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, PyTree
-from ntk_train.kernel import ntk
+from ntk_train.kernel.auto import Resolved
+from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.monitor.convention import convention_of, rounding_of
 
@@ -93,21 +94,24 @@ class KernelProgram:
             return (lambda params, x: f(params, x, model_state)), params
 
         bound, params = bind(arrays)
-        resolved, _ = resolve(bound, params, probe, **options)
-        problem, name = resolved.problem, resolved.implementation
+        plans: list[Resolved] = []  # made once, while the kernel is traced
 
         def kernel(arrays: list[jax.Array], probe: PyTree) -> dict[str, Any]:
             bound, params = bind(arrays)
             found: dict[str, Any] = {}
             if with_logits:
                 found["logits"] = _flat(bound(params, probe))
-            parts = ntk(bound, params, probe, **{**options, "implementation": name})
+            with precision_of_products(options["precision"]):
+                resolved, layers = resolve(bound, params, probe, **options)
+                parts = resolved.kernels()
+            plans.append(resolved)
             if not options.get("per_layer"):
-                return found | {"kernel": parts}
-            return found | {"kernel": sum(parts.values()), "layers": parts}
+                return found | {"kernel": parts[0]}
+            return found | {"kernel": sum(parts), "layers": dict(zip(layers, parts, strict=True))}
 
         lowered = jax.jit(kernel).lower(arrays, probe)
-        kernel_info = lowered.out_info["kernel"]
+        resolved, kernel_info = plans.pop(), lowered.out_info["kernel"]
+        problem, name = resolved.problem, resolved.implementation
         coupling = None
         if options["batched"] and problem.coupling is None:  # else `ntk` warns of it
             coupling = jax.jit(lambda arrays, probe: _coupling(*bind(arrays), probe)).lower(
