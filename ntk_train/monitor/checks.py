@@ -11,6 +11,7 @@ from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import check_implementation
 from ntk_train.kernel.problem import on_one_device, parse_outputs
 from ntk_train.kernel.tangent_kernel import precision_of_products
+from ntk_train.monitor.switches import usual_switches
 
 
 def check_options(
@@ -55,6 +56,7 @@ def checked_labels(labels: Any, probe: PyTree) -> np.ndarray | None:
     return labels
 
 
+@usual_switches()
 def checked_probe(probe: PyTree, batched: bool) -> PyTree:
     """The probe as arrays on one device, finite and with examples on axis 0.
 

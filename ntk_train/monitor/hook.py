@@ -33,6 +33,7 @@ from ntk_train.monitor.overhead import Overhead
 from ntk_train.monitor.pipeline import Asked, Outcome, Pipeline
 from ntk_train.monitor.schedule import Schedule
 from ntk_train.monitor.summaries import Summaries
+from ntk_train.monitor.switches import TracedError, refuse_traced, tracing
 from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
 
 _log = logging.getLogger(__name__)
@@ -236,6 +237,7 @@ class NTKHook:
         if self._failures.gave_up:
             return False
         try:
+            refuse_traced(step, t, params, model_state, learning_rate)
             number = int(step)  # a counter on the device may be donated to the next step
             due = self.schedule.due(number, t)
         except Exception as error:  # a diagnostic never ends a training run
@@ -255,6 +257,8 @@ class NTKHook:
         if self._failures.gave_up:
             return False
         try:
+            if (due or self.convention is None) and tracing():  # with params that are closed over
+                raise TracedError
             self._pipeline.follow(params, model_state)  # to compile beside the first steps
             if due:
                 return self._pipeline.begin(Asked(step, params, model_state, learning_rate))
@@ -275,6 +279,9 @@ class NTKHook:
         Raises:
           KernelInputError, DtypeError: as `ntk_train.ntk`.
         """
+        refuse_traced(params, model_state)
+        if tracing():
+            raise TracedError
         return self._pipeline.prepare(params, model_state).convention
 
     def wait(self, timeout: float | int | None = None) -> bool:

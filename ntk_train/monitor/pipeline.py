@@ -28,6 +28,7 @@ from ntk_train.monitor.failures import DonatedError, Failures, out_of_memory
 from ntk_train.monitor.measure import Measurement, Measurer, Rate
 from ntk_train.monitor.memory import MemoryBudget
 from ntk_train.monitor.program import KernelProgram, PendingKernel, donated, signature
+from ntk_train.monitor.switches import usual_switches
 from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import ReferenceKernels
 
@@ -140,6 +141,7 @@ class Pipeline:
         """Whether nothing is under way or to be tried again."""
         return self._worker.idle and self._again is None
 
+    @usual_switches()
     def prepare(self, params: PyTree, model_state: PyTree) -> KernelProgram:
         """The program for these parameters; traced, and being compiled, if it is not there yet.
 
@@ -165,6 +167,7 @@ class Pipeline:
         if self._program is None or self._program.budget != self._memory.bytes:
             self.prepare(params, model_state)
 
+    @usual_switches()
     def begin(self, asked: Asked) -> bool:
         """Starts a measurement, after the one under way; what it was given may be donated then.
 

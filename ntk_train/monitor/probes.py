@@ -24,6 +24,7 @@ from ntk_train.errors import KernelInputError
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.hook import NTKHook
 from ntk_train.monitor.measure import Measurement, Rate
+from ntk_train.monitor.switches import refuse_traced
 from ntk_train.spectrum import ReferenceKernels
 
 _log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class HookSet(Mapping[str, NTKHook]):
         if all(hook.gave_up for hook in self._hooks.values()):
             return False  # without waiting for a step on the device
         try:
+            refuse_traced(step, t, params, model_state, learning_rate)
             number = int(step)
             due = self.first.schedule.due(number, t)
         except Exception as error:  # a diagnostic never ends a training run
