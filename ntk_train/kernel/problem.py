@@ -6,7 +6,9 @@ the outputs and of chosen logits are the full kernels of functions with one outp
 such: an implementation knows full, trace and diagonal alone.
 """
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -171,9 +173,9 @@ def _paths_of_leaves(tree: PyTree) -> Iterator[tuple[Any, ...]]:
         if not _is_box(node):
             yield path
             continue
-        held = jax.tree.leaves(node, is_leaf=lambda inner, box=node: inner is not box)
-        for inner in (inner for part in held for inner in _paths_of_leaves(part)):
-            yield (*path, *inner)
+        for held in jax.tree.leaves(node, is_leaf=functools.partial(operator.is_not, node)):
+            for inner in _paths_of_leaves(held):
+                yield (*path, *inner)
 
 
 def _is_box(node: Any) -> bool:

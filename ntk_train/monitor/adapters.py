@@ -64,7 +64,7 @@ class NnxFn:
         """Applies the model in eval mode; what it changes of its state is dropped."""
         from flax import nnx
 
-        state = self._state if model_state is None else model_state
+        state = self._state if model_state is None else self._known(model_state)
         model = nnx.merge(self._graph, params, self._rngs, state, copy=True)
         args, kwargs = _copied(self._arguments)
         if self._call is not None:
@@ -89,9 +89,15 @@ class NnxFn:
         from flax import nnx
 
         _, params, _, state = nnx.split(model, nnx.Param, nnx.RngState, ...)
+        return {"params": params, "model_state": self._known(state)}
+
+    def _known(self, state: PyTree) -> PyTree:
+        """The part of a state that the model had when f was made."""
+        from flax import nnx
+
         now, known = dict(nnx.to_flat_state(state)), nnx.to_flat_state(self._state)
         kept = [(path, _same_kind(now.get(path), variable)) for path, variable in known]
-        return {"params": params, "model_state": nnx.from_flat_state(kept)}
+        return nnx.from_flat_state(kept)
 
 
 def nnx_fn(

@@ -67,7 +67,7 @@ _KINDS: Mapping[str, _Kind] = {
     "pictures": _SWITCH,
     "write_hparams": _SWITCH,
     "max_failures": (
-        lambda most: isinstance(most, (int, np.integer)) and most >= 1,
+        lambda most: isinstance(most, (int, np.integer)) and bool(most >= 1),
         "an integer of 1 or more, or the hook would never run",
     ),
 }

@@ -244,11 +244,11 @@ def split_by_class(probe: PyTree, labels: Any, name: str = "class_{}") -> dict[s
       KernelInputError: there is not one class for each example.
     """
     labels = np.asarray(labels)
-    sizes = {len(leaf) for leaf in jax.tree.leaves(probe)}
-    if labels.ndim != 1 or sizes != {len(labels)} or not np.issubdtype(labels.dtype, np.integer):
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(probe)}
+    if labels.ndim != 1 or sizes != {labels.shape} or not np.issubdtype(labels.dtype, np.integer):
         msg = (
-            f"labels is {labels.dtype}{list(labels.shape)}, the probe has {sorted(sizes)} "
-            "examples; expected one class, an integer, for each example."
+            f"labels is {labels.dtype}{list(labels.shape)}, the probe has leaves of lengths "
+            f"{sorted(sizes)}; expected one class, an integer, for each example."
         )
         raise KernelInputError(msg)
     return {

@@ -164,8 +164,9 @@ def _cause(bad: np.ndarray, n: int) -> str:
     A derivative that is not finite spoils a row and a column, which meet where its example is
     paired with itself.
     """
-    bad = bad.reshape(n, len(bad) // n, n, -1).any(axis=(1, 3))
-    examples = np.flatnonzero(np.diagonal(bad) if np.diagonal(bad).any() else bad.any(axis=1))
+    pairs = np.any(bad.reshape(n, len(bad) // n, n, -1), axis=(1, 3))  # [n, m]
+    own = np.diagonal(pairs)
+    examples = np.flatnonzero(own if np.any(own) else np.any(pairs, axis=1))
     if len(examples) == n:
         return (
             f"those of each of the {n} examples. Parameters, inputs or outputs of the network are "

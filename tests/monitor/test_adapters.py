@@ -164,7 +164,10 @@ def test_what_a_model_sows_grows_and_is_no_state_of_it(called_before, caplog):
     assert not caplog.records  # nor compiled anew
     model.eval()
     parts = f.split(model)
-    np.testing.assert_array_equal(f(parts["params"], X, parts["model_state"]), model(X))
+    found = f(parts["params"], X, parts["model_state"])
+    np.testing.assert_array_equal(found, model(X))
+    _, params, _, whole = nnx.split(model, nnx.Param, nnx.RngState, ...)
+    np.testing.assert_array_equal(f(params, X, whole), found)  # split by hand
 
 
 def test_layers_of_an_nnx_model_are_its_modules():
