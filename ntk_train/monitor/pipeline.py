@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import AxisType
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.monitor.convention import Convention
@@ -158,8 +159,32 @@ class Pipeline:
                     "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
                 )
         less = {} if budget is None else {"memory_budget": budget}
-        self._program = self._trace({**self._options, **less}, params, model_state)
+        self._program = self._traced({**self._options, **less}, params, model_state)
         return self._program
+
+    def _traced(
+        self, options: Mapping[str, Any], params: PyTree, model_state: PyTree
+    ) -> KernelProgram:
+        """A program; by Jacobians where f divides what it computes over a mesh with explicit axes.
+
+        The factors of such a layer are divided differently from each other, which is an error of
+        types there, as is any product of the two.
+        """
+        try:
+            return self._trace(options, params, model_state)
+        except Exception as error:
+            explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+            if not explicit or options["implementation"] != "auto":
+                raise
+            plain = {**options, "implementation": "jacobian_contraction"}
+            program = self._trace(plain, params, model_state)
+            _log.warning(
+                "The kernel is computed from whole Jacobians: on this mesh with explicit axes its "
+                "factors have no product. %s: %s",
+                type(error).__name__,
+                error,
+            )
+            return program
 
     def follow(self, params: PyTree, model_state: PyTree) -> None:
         """At a step that is not measured: compiles what will be needed, tries again what failed."""

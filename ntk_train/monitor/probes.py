@@ -187,6 +187,11 @@ def hooks_for(
       KernelInputError: there is no probe, or labels for one that there is not, or one has the name
         of another group of tags; or as `NTKHook`.
     """
+    given = {"probes": probes, "labels": labels, "references": references}
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Mapping):
+            msg = f"{name} is a {type(value).__name__}; expected a dict by the names of the probes."
+            raise KernelInputError(msg)
     labels, references = labels or {}, references or {}
     _check_names(list(probes))
     dropped = sorted(references.keys() - probes.keys())

@@ -56,6 +56,7 @@ WRONG = {
 PROGRAM = """
 import math, numpy as np, flax.linen, flax.nnx, jax.numpy as jnp, tensorboardX
 from ntk_train import CrossEntropy, KernelInputError, NTKHook, Training, nnx_fn
+from ntk_train.monitor import hooks_for
 x = jnp.sin(jnp.arange(18.0)).reshape(6, 3)
 for case in {cases!r}:
     given = dict(f=lambda w, x: x @ w, probe=x, every_steps=1) | eval("dict(" + case + ")")
@@ -69,6 +70,11 @@ try:
     nnx_fn(flax.nnx.Linear(3, 3, rngs=flax.nnx.Rngs(0)), call="f")
 except KernelInputError as error:
     print(error)
+for case in dict(probes=x), dict(labels=np.zeros(6)), dict(references=[]):
+    try:
+        hooks_for(lambda w, x: x @ w, **dict(probes=dict(a=x), every_steps=1) | case)
+    except KernelInputError as error:
+        print(error)
 steps = dict(every_steps=np.int64(2), on_steps=np.array([3]), last_step=5.0)
 hook = NTKHook(lambda w, x: x @ w, x, **steps)
 print([step for step in range(6) if hook.schedule.due(step, 0.0)])
@@ -84,10 +90,13 @@ def test_arguments_of_another_kind_are_refused_when_the_hook_is_made():
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *said, of_call, due = done.stdout.splitlines()
+    *said, of_call, of_probes, of_labels, of_references, due = done.stdout.splitlines()
     for (case, want), got in zip(WRONG.items(), said, strict=True):
         assert want in got, case
     assert "call='f'; expected a function" in of_call
+    for name, got in (("probes", of_probes), ("labels", of_labels), ("references", of_references)):
+        assert got.startswith(f"{name} is a ")
+        assert got.endswith("expected a dict by the names of the probes.")
     assert due == "[0, 2, 3, 4, 5]"  # numbers of other types are taken
 
 

@@ -103,12 +103,17 @@ whole = ntk(f, {"w": w, "v": v}, x, outputs="trace")
 def gathers(params, x):
     return f({name: reshard(leaf, PartitionSpec()) for name, leaf in params.items()}, x)
 
+def divides(params, x):
+    h = jnp.dot(x, params["w"], out_sharding=PartitionSpec(None, "data"))
+    return jnp.dot(jnp.tanh(h), params["v"], out_sharding=PartitionSpec())
+
 divided = {"w": put(w, None, "data"), "v": put(v, "data", None)}
 by_outputs = {"w": put(w), "v": put(v, None, "data")}
 cases = [
     (gathers, divided, put(x, "data"), "structured"),
     (f, by_outputs, put(x), "jacobian_contraction"),
     (f, {"w": w, "v": v}, x, "auto"),
+    (divides, divided, x, "auto"),
 ]
 step = jax.jit(lambda params: jax.tree.map(lambda leaf: leaf + 0, params), donate_argnums=0)
 with jax.set_mesh(mesh):
