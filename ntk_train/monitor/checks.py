@@ -29,7 +29,7 @@ def _is_switch(value: Any) -> bool:
 
 def _is_module(f: Any) -> bool:
     """Whether it is a model of Linen or NNX, by their methods: this does not import Flax."""
-    return callable(getattr(f, "apply", None)) or callable(getattr(f, "iter_modules", None))
+    return (hasattr(f, "apply") and hasattr(f, "bind")) or hasattr(f, "iter_modules")
 
 
 _SWITCH: _Kind = (_is_switch, "True or False")
