@@ -6,9 +6,11 @@ the outputs and of chosen logits are the full kernels of functions with one outp
 such: an implementation knows full, trace and diagonal alone.
 """
 
+import functools
 import math
+import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -129,9 +131,10 @@ def split_params(
         remedy = ", or say what to differentiate with param_filter=lambda path: "
         msg += f"{remedy}path.startswith('params/')." if has_filter else "."
         raise KernelInputError(msg)
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    leaves: list[Any] = [leaf for _, leaf in flat]
+    leaves, treedef = jax.tree.flatten(params)
+    names = [
+        jax.tree_util.keystr(path, simple=True, separator="/") for path in _paths_of_leaves(params)
+    ]
     positions = []
     for i, (name, leaf) in enumerate(zip(names, list(leaves), strict=True)):
         if param_filter is not None and not param_filter(name):
@@ -164,6 +167,26 @@ def split_params(
         return jax.tree.unflatten(treedef, merged)
 
     return [leaves[i] for i in positions], [names[i] for i in positions], merge
+
+
+def _paths_of_leaves(tree: PyTree) -> Iterator[tuple[Any, ...]]:
+    """Keys that lead to each leaf, in order.
+
+    What a box of Flax holds (`nnx.Param`, `nn.Partitioned`) has the path of the box: JAX adds
+    "value", so that "Dense_0/kernel/value" would make a layer of each parameter.
+    """
+    for path, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_box)[0]:
+        if not _is_box(node):
+            yield path
+            continue
+        for held in jax.tree.leaves(node, is_leaf=functools.partial(operator.is_not, node)):
+            for inner in _paths_of_leaves(held):
+                yield (*path, *inner)
+
+
+def _is_box(node: Any) -> bool:
+    """Whether a node is a box: by its methods, as this does not import Flax."""
+    return hasattr(type(node), "unbox") or hasattr(type(node), "get_value")
 
 
 def _flatten_outputs(y: PyTree) -> jax.Array:

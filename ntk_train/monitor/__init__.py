@@ -4,6 +4,7 @@ schedule, overhead   when                     worker     the thread beside the l
 program              the kernel, compiled     failures   what went wrong
 measure, history     its numbers              summaries  tags, pictures and texts of a writer
 hook                 one probe                probes     several
+adapters             Flax models as f         switches   JAX's global ones
 """
 
 from ntk_train.monitor.adapters import linen_fn as linen_fn

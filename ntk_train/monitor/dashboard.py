@@ -11,6 +11,8 @@ import importlib.util
 import re
 from typing import Any
 
+from ntk_train.monitor.writers import TagWriter
+
 # Title and tags of each chart, after the prefix and the name of a further probe. Axes are linear at
 # first, so together is only what is of one size.
 _CHARTS = (
@@ -75,7 +77,7 @@ def write_layout(writer: Any, prefix: str = "ntk") -> bool:
     """Writes the layout once, for "Custom Scalars".
 
     Args:
-      writer: with clu's `write_summaries`; `TensorBoardWriter` has it too.
+      writer: with clu's `write_summaries`, which `TensorBoardWriter` has too; or a `TagWriter`.
       prefix: of the hook's tags.
 
     Returns:
@@ -83,7 +85,12 @@ def write_layout(writer: Any, prefix: str = "ntk") -> bool:
       no summaries.
     """
     write = getattr(writer, "write_summaries", None)
-    if write is None or importlib.util.find_spec("tensorboard") is None:
+    if importlib.util.find_spec("tensorboard") is None:
+        return False
+    if write is None and isinstance(writer, TagWriter):
+        writer.write_charts(_as_lists(layout(prefix)))
+        return True
+    if write is None:
         return False
     import numpy as np
     from tensorboard.plugins.custom_scalar import metadata
@@ -92,3 +99,13 @@ def write_layout(writer: Any, prefix: str = "ntk") -> bool:
     value = np.array(layout(prefix).SerializeToString(), dtype=object)
     write(0, {tag: value}, {tag: metadata.create_summary_metadata()})
     return True
+
+
+def _as_lists(layout: Any) -> dict[str, dict[str, list[Any]]]:
+    """A `Layout` as `add_custom_scalars` of a `SummaryWriter` takes it."""
+    return {
+        category.title: {
+            chart.title: ["Multiline", list(chart.multiline.tag)] for chart in category.chart
+        }
+        for category in layout.category
+    }

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-_HISTOGRAM_BINS = 30  # as TensorFlow's summaries have
+from ntk_train.monitor.writers import TagWriter
 
 
-class TensorBoardWriter:
+class TensorBoardWriter(TagWriter):
     """Writes scalars, images, histograms, texts and hparams to one event file of its own.
 
     Args:
@@ -38,9 +38,8 @@ class TensorBoardWriter:
         import tensorboardX
 
         # Its file names differ by the second only, and it overwrites what is there.
-        self._writer = tensorboardX.SummaryWriter(
-            os.fspath(logdir), filename_suffix=f".{uuid.uuid4().hex[:8]}"
-        )
+        suffix = f".{uuid.uuid4().hex[:8]}"
+        super().__init__(tensorboardX.SummaryWriter(os.fspath(logdir), filename_suffix=suffix))
 
     def write_summaries(
         self,
@@ -71,34 +70,6 @@ class TensorBoardWriter:
         ]
         self._writer.file_writer.add_summary(summary_pb2.Summary(value=values), step)
 
-    def write_images(self, step: int, images: Mapping[str, Any]) -> None:
-        """Writes images [H, W, C] or [N, H, W, C], uint8 or from 0 to 1; N side by side."""
-        for tag, image in images.items():
-            image = np.asarray(image)
-            if image.ndim == 3:
-                image = image[None]
-            side_by_side = np.concatenate(list(image), axis=1)
-            self._writer.add_image(tag, side_by_side, step, dataformats="HWC")
-
-    def write_histograms(
-        self,
-        step: int,
-        arrays: Mapping[str, Any],
-        num_buckets: Mapping[str, int] | None = None,
-    ) -> None:
-        """Writes histograms of all entries that are finite."""
-        for tag, array in arrays.items():
-            entries = np.asarray(array, dtype=np.float64).ravel()
-            entries = entries[np.isfinite(entries)]
-            if entries.size:
-                bins = (num_buckets or {}).get(tag, _HISTOGRAM_BINS)
-                self._writer.add_histogram(tag, entries, step, bins=bins)
-
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
-        """Writes Markdown."""
-        for tag, text in texts.items():
-            self._writer.add_text(tag, text, step)
-
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the hyper-parameters of the run; what is no number, bool or text, as text."""
         from tensorboardX.summary import hparams as summaries
@@ -107,10 +78,6 @@ class TensorBoardWriter:
         # TensorBoard takes all scalars for metrics.
         _, start, _ = summaries({key: _plain(value) for key, value in hparams.items()}, {})
         self._writer.file_writer.add_summary(start)
-
-    def flush(self) -> None:
-        """Writes what is still in memory to the file."""
-        self._writer.flush()
 
     def close(self) -> None:
         """Flushes and closes the file."""

@@ -4,6 +4,8 @@ import logging
 import threading
 from typing import Any
 
+from ntk_train.monitor.switches import TracedError
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,6 +55,9 @@ class Failures:
 
     def of_measurement(self, step: Any, error: Exception) -> None:
         """A measurement did not come out."""
+        if isinstance(error, TracedError):
+            self.of_writing("The call", error)
+            return
         if not isinstance(error, DonatedError):
             with self._lock:
                 self.count += 1

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.monitor.checks import check_options, checked_labels, checked_probe
+from ntk_train.monitor.checks import check_kinds, check_options, checked_labels, checked_probe
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
@@ -33,6 +33,8 @@ from ntk_train.monitor.overhead import Overhead
 from ntk_train.monitor.pipeline import Asked, Outcome, Pipeline
 from ntk_train.monitor.schedule import Schedule
 from ntk_train.monitor.summaries import Summaries
+from ntk_train.monitor.switches import TracedError, refuse_traced, tracing
+from ntk_train.monitor.writers import as_metric_writer
 from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
 
 _log = logging.getLogger(__name__)
@@ -55,9 +57,11 @@ class NTKHook:
     Args:
       f: `f(params, x)`, or `f(params, x, model_state)` if the hook is called with a model_state.
         `ntk_train.linen_fn(model, train=False)` makes one.
-      probe: N inputs with the examples on axis 0, fixed for the run and never augmented.
-      labels: the class of each probe input [N], or targets [N, O]; with them the alignment of the
-        kernel with the labels is logged.
+      probe: N inputs with the examples on axis 0, fixed for the run and never augmented. With
+        `batched=False` any inputs of f, as the nodes and edges of a graph and a temperature; N is
+        that of the outputs then.
+      labels: the class of each probe input [N], from 0, or targets [N, O]; with them the alignment
+        of the kernel with the labels is logged.
       references: those of the run that this one continues, so that its curves go on.
       training: loss and momentum of the run; with them the critical learning rate is logged, and,
         where the call gives the learning rate, its ratio to it. Needs outputs="full", or a network
@@ -67,7 +71,8 @@ class NTKHook:
       stop_when: called with each `Measurement`; if it returns True, or a text that says why,
         `should_stop` becomes True. For searches: `lambda found: found.spectrum.condition_number >
         1e6`.
-      writer: anything with the methods of clu's `MetricWriter`; None keeps to `latest`.
+      writer: anything with the methods of clu's `MetricWriter`, or the `SummaryWriter` of Flax,
+        tensorboardX or PyTorch; None keeps to `latest`. What it has no method for is not written.
       every_steps: run at every multiple of this.
       on_steps: run at each of these steps.
       every_secs: run whenever so many seconds have passed.
@@ -123,8 +128,22 @@ class NTKHook:
         self.schedule = Schedule(
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
         )
-        check_options(outputs, implementation, precision, max_overhead, max_failures)
+        check_kinds(
+            f=f,
+            references=references,
+            training=training,
+            per_layer=per_layer,
+            stop_when=stop_when,
+            batched=batched,
+            param_filter=param_filter,
+            max_overhead=max_overhead,
+            prefix=prefix,
+            pictures=pictures,
+            write_hparams=write_hparams,
+            max_failures=max_failures,
+        )
         probe = checked_probe(probe, batched)
+        check_options(outputs, implementation, precision, probe if batched else None)
         options: dict[str, Any] = {
             "outputs": outputs,
             "implementation": implementation,
@@ -133,12 +152,12 @@ class NTKHook:
             "param_filter": param_filter,
             "per_layer": per_layer,
         }
-        labels = checked_labels(labels, probe)
+        labels = checked_labels(labels, probe if batched else None)
+        self._measurer = Measurer(labels, training, references)
         self._failures = Failures(prefix, max_failures)
         self._summaries = Summaries(
-            writer,
+            as_metric_writer(writer),
             prefix,
-            labels=labels,
             pictures=pictures,
             hparams=write_hparams,
             failures=self._failures,
@@ -149,7 +168,7 @@ class NTKHook:
             probe,
             options,
             with_logits=training is not None and isinstance(training.loss, CrossEntropy),
-            measurer=Measurer(labels, training, references),
+            measurer=self._measurer,
             failures=self._failures,
             name=f"{prefix}-worker",
             begun=self._begun,
@@ -236,6 +255,7 @@ class NTKHook:
         if self._failures.gave_up:
             return False
         try:
+            refuse_traced(step, t, params, model_state, learning_rate)
             number = int(step)  # a counter on the device may be donated to the next step
             due = self.schedule.due(number, t)
         except Exception as error:  # a diagnostic never ends a training run
@@ -255,6 +275,8 @@ class NTKHook:
         if self._failures.gave_up:
             return False
         try:
+            if (due or self.convention is None) and tracing():  # with params that are closed over
+                raise TracedError
             self._pipeline.follow(params, model_state)  # to compile beside the first steps
             if due:
                 return self._pipeline.begin(Asked(step, params, model_state, learning_rate))
@@ -273,9 +295,15 @@ class NTKHook:
           The convention of the numbers to come.
 
         Raises:
-          KernelInputError, DtypeError: as `ntk_train.ntk`.
+          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs, or JAX
+            traces the caller.
         """
-        return self._pipeline.prepare(params, model_state).convention
+        refuse_traced(params, model_state)
+        if tracing():
+            raise TracedError
+        convention = self._pipeline.prepare(params, model_state).convention
+        self._measurer.check(convention)
+        return convention
 
     def wait(self, timeout: float | int | None = None) -> bool:
         """Waits until nothing is under way; whether that is so.

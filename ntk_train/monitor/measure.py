@@ -24,6 +24,7 @@ from ntk_train.spectrum import (
     check_comparable,
     diagnose,
 )
+from ntk_train.spectrum.alignment import as_targets
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Measurement:
       seconds: wall-clock time of the kernel and its diagnostics, without compilation and without
         the training steps that were still under way.
       kernel_seconds: of these, until the kernel was on the host.
+      labels: with which it was compared; None where there are none that fit it.
     """
 
     step: int
@@ -53,6 +55,7 @@ class Measurement:
     diagnostics: Diagnostics
     seconds: float
     kernel_seconds: float
+    labels: np.ndarray | None = None
 
     @property
     def spectrum(self) -> Spectrum:
@@ -73,6 +76,8 @@ class Measurement:
 class Measurer:
     """Makes the measurements of one probe, in the order of the steps.
 
+    What does not fit, as labels of other classes, costs its own numbers, and is said once.
+
     Attributes:
       references: the first kernel and the previous one; None before the first. A kernel that is not
         finite does not become one.
@@ -88,7 +93,7 @@ class Measurer:
     ) -> None:
         self._labels = labels
         self._training = training
-        self._told = False
+        self._told: set[str] = set()
         self.references = references
 
     def __call__(
@@ -108,7 +113,13 @@ class Measurer:
         start = time.perf_counter()
         _warn_of_coupling(fetched.coupling)
         references = self._comparable(step, fetched.kernel, program.convention)
-        training = self._training_at(step, rate)
+        lost: list[str] = []
+
+        def lose(argument: str, error: Exception) -> None:
+            lost.append(argument)
+            self._lose(step, argument, error)
+
+        training = self._training_at(step, rate, lose)
         with one_blas_thread() as waited:
             found = diagnose(
                 fetched.kernel,
@@ -121,6 +132,7 @@ class Measurer:
                 # A kernel of zeros has no direction that could have changed.
                 references=references if np.any(fetched.kernel) else None,
                 step=step,
+                lost=lose,
             )
         self._tell_of_rates(found)
         if found.spectrum.lambda_max == 0:
@@ -130,7 +142,18 @@ class Measurer:
         else:
             self.references = references.advance(fetched.kernel, step, program.convention)
         seconds = fetched.seconds + time.perf_counter() - start - waited
-        return Measurement(step, fetched.kernel, found, seconds, fetched.seconds)
+        labels = None if "labels" in lost else self._labels
+        return Measurement(step, fetched.kernel, found, seconds, fetched.seconds, labels)
+
+    def check(self, convention: Convention) -> None:
+        """Refuses labels that do not fit the kernel.
+
+        Raises:
+          KernelInputError: they do not; the text says why.
+        """
+        if self._labels is not None:
+            outputs = convention.num_outputs if convention.outputs == "full" else None
+            as_targets(self._labels, convention.num_examples, outputs)
 
     def _comparable(
         self, step: int, kernel: np.ndarray, convention: Convention
@@ -146,14 +169,36 @@ class Measurer:
         return None
 
     def _tell_of_rates(self, found: Diagnostics) -> None:
-        if self._training and "critical_learning_rate" not in found.values and not self._told:
+        if (
+            self._training
+            and "critical_learning_rate" not in found.values
+            and "training" not in self._told
+        ):
             _log.info("No critical learning rate: it follows from outputs='full' alone.")
-            self._told = True
+            self._told.add("training")
 
-    def _training_at(self, step: int, rate: Rate | None) -> Training | None:
+    def _lose(self, step: int, argument: str, error: Exception) -> None:
+        if argument not in self._told:
+            self._told.add(argument)
+            _log.warning(
+                "No numbers of %s from step %d on, while that is so; all others are measured. "
+                "%s: %s",
+                argument,
+                step,
+                type(error).__name__,
+                error,
+            )
+
+    def _training_at(
+        self, step: int, rate: Rate | None, lose: Callable[[str, Exception], None]
+    ) -> Training | None:
         if self._training is None or rate is None:
             return self._training
-        number = float(np.asarray(rate(step) if callable(rate) else rate))
+        try:
+            number = float(np.asarray(rate(step) if callable(rate) else rate))
+        except Exception as error:  # a schedule is not ours, and the spectrum needs no rate
+            lose("learning_rate", error)
+            return dataclasses.replace(self._training, learning_rate=None)
         return dataclasses.replace(self._training, learning_rate=number)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import AxisType
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.monitor.convention import Convention
@@ -28,6 +29,7 @@ from ntk_train.monitor.failures import DonatedError, Failures, out_of_memory
 from ntk_train.monitor.measure import Measurement, Measurer, Rate
 from ntk_train.monitor.memory import MemoryBudget
 from ntk_train.monitor.program import KernelProgram, PendingKernel, donated, signature
+from ntk_train.monitor.switches import usual_switches
 from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import ReferenceKernels
 
@@ -140,6 +142,7 @@ class Pipeline:
         """Whether nothing is under way or to be tried again."""
         return self._worker.idle and self._again is None
 
+    @usual_switches()
     def prepare(self, params: PyTree, model_state: PyTree) -> KernelProgram:
         """The program for these parameters; traced, and being compiled, if it is not there yet.
 
@@ -156,8 +159,32 @@ class Pipeline:
                     "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
                 )
         less = {} if budget is None else {"memory_budget": budget}
-        self._program = self._trace({**self._options, **less}, params, model_state)
+        self._program = self._traced({**self._options, **less}, params, model_state)
         return self._program
+
+    def _traced(
+        self, options: Mapping[str, Any], params: PyTree, model_state: PyTree
+    ) -> KernelProgram:
+        """A program; by Jacobians where f divides what it computes over a mesh with explicit axes.
+
+        The factors of such a layer are divided differently from each other, which is an error of
+        types there, as is any product of the two.
+        """
+        try:
+            return self._trace(options, params, model_state)
+        except Exception as error:
+            explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+            if not explicit or options["implementation"] != "auto":
+                raise
+            plain = {**options, "implementation": "jacobian_contraction"}
+            program = self._trace(plain, params, model_state)
+            _log.warning(
+                "The kernel is computed from whole Jacobians: on this mesh with explicit axes its "
+                "factors have no product. %s: %s",
+                type(error).__name__,
+                error,
+            )
+            return program
 
     def follow(self, params: PyTree, model_state: PyTree) -> None:
         """At a step that is not measured: compiles what will be needed, tries again what failed."""
@@ -165,6 +192,7 @@ class Pipeline:
         if self._program is None or self._program.budget != self._memory.bytes:
             self.prepare(params, model_state)
 
+    @usual_switches()
     def begin(self, asked: Asked) -> bool:
         """Starts a measurement, after the one under way; what it was given may be donated then.
 

@@ -24,6 +24,7 @@ from ntk_train.errors import KernelInputError
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.hook import NTKHook
 from ntk_train.monitor.measure import Measurement, Rate
+from ntk_train.monitor.switches import refuse_traced
 from ntk_train.spectrum import ReferenceKernels
 
 _log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class HookSet(Mapping[str, NTKHook]):
         if all(hook.gave_up for hook in self._hooks.values()):
             return False  # without waiting for a step on the device
         try:
+            refuse_traced(step, t, params, model_state, learning_rate)
             number = int(step)
             due = self.first.schedule.due(number, t)
         except Exception as error:  # a diagnostic never ends a training run
@@ -185,6 +187,11 @@ def hooks_for(
       KernelInputError: there is no probe, or labels for one that there is not, or one has the name
         of another group of tags; or as `NTKHook`.
     """
+    given = {"probes": probes, "labels": labels, "references": references}
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Mapping):
+            msg = f"{name} is a {type(value).__name__}; expected a dict by the names of the probes."
+            raise KernelInputError(msg)
     labels, references = labels or {}, references or {}
     _check_names(list(probes))
     dropped = sorted(references.keys() - probes.keys())
@@ -242,11 +249,11 @@ def split_by_class(probe: PyTree, labels: Any, name: str = "class_{}") -> dict[s
       KernelInputError: there is not one class for each example.
     """
     labels = np.asarray(labels)
-    sizes = {len(leaf) for leaf in jax.tree.leaves(probe)}
-    if labels.ndim != 1 or sizes != {len(labels)} or not np.issubdtype(labels.dtype, np.integer):
+    sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(probe)}
+    if labels.ndim != 1 or sizes != {labels.shape} or not np.issubdtype(labels.dtype, np.integer):
         msg = (
-            f"labels is {labels.dtype}{list(labels.shape)}, the probe has {sorted(sizes)} "
-            "examples; expected one class, an integer, for each example."
+            f"labels is {labels.dtype}{list(labels.shape)}, the probe has leaves of lengths "
+            f"{sorted(sizes)}; expected one class, an integer, for each example."
         )
         raise KernelInputError(msg)
     return {

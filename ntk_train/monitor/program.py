@@ -12,6 +12,7 @@ waits for it. After `start` the caller may donate the parameters to the next ste
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from concurrent import futures
@@ -21,12 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.kernel.auto import Resolved
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.monitor.convention import convention_of, rounding_of
+from ntk_train.monitor.switches import usual_switches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ class KernelProgram:
         self._unflatten = lambda arrays: _joined(arrays, static, treedef)
 
         def bind(arrays: list[jax.Array]) -> tuple[ApplyFn, PyTree]:
-            params, model_state = _joined(arrays, static, treedef)
+            params, model_state = _joined([_whole(leaf) for leaf in arrays], static, treedef)
             if not jax.tree.leaves(model_state):
                 return f, params
             return (lambda params, x: f(params, x, model_state)), params
@@ -120,6 +123,8 @@ class KernelProgram:
         outputs = jax.tree.leaves(jax.eval_shape(lambda probe: bound(params, probe), probe))
         self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
         self.eps = rounding_of(problem, kernel_info, outputs)
+        # Under `jax.set_mesh` what is on no mesh goes to all its devices.
+        self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
         # XLA compiles without Python's lock: training steps go on meanwhile.
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
         self._kernel = executor.submit(lowered.compile)
@@ -134,12 +139,10 @@ class KernelProgram:
           JaxRuntimeError: it could not be compiled or dispatched.
         """
         arrays, _, _ = _split((params, model_state))
-        sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays)
+        sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays) or self._on_a_mesh
         if sharded or all(future.done() for future in self._futures()):
             return PendingKernel(self, arrays, running=self._run(arrays))
-        return PendingKernel(
-            self, [jax.device_put(leaf, leaf.sharding, may_alias=False) for leaf in arrays]
-        )
+        return PendingKernel(self, [jax.device_put(leaf, may_alias=False) for leaf in arrays])
 
     @property
     def cancelled(self) -> bool:
@@ -161,6 +164,7 @@ class KernelProgram:
     def _futures(self) -> list[Future]:
         return [future for future in (self._kernel, self._mark, self._coupling) if future]
 
+    @usual_switches()
     def _run(self, arrays: list[jax.Array]) -> tuple[Any, Any, Any]:
         """Dispatches, after the compilation: a mark that starts the clock, the kernel, coupling."""
         mark = self._mark.result()(arrays)
@@ -277,23 +281,42 @@ def _joined(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
     return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in static])
 
 
+def _whole(leaf: jax.Array) -> jax.Array:
+    """An array that is divided over a mesh with explicit axes, as a whole on each device.
+
+    There the division is part of an array's type, and each product in which it is ambiguous would
+    have to say what becomes of it; over axes that are `Auto` XLA decides, and it stays divided.
+    """
+    sharding = jax.typeof(leaf).sharding
+    if all(axes is None for axes in sharding.spec):
+        return leaf
+    return jax.sharding.reshard(leaf, NamedSharding(sharding.mesh, PartitionSpec()))
+
+
 def _flat(outputs: PyTree) -> jax.Array:
     """Outputs as one array [N, O], in the order of the kernel's."""
     leaves = jax.tree.leaves(outputs)
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+    rows = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
+    return jnp.concatenate(rows, axis=1)
 
 
 def _mark(arrays: list[jax.Array]) -> jax.Array:
     """Something small that is there when the arrays are."""
-    return min(arrays, key=lambda leaf: leaf.size).reshape(-1)[:1]
+    return _whole(min(arrays, key=lambda leaf: leaf.size)).reshape(-1)[:1]
 
 
 def _coupling(f: ApplyFn, params: PyTree, probe: PyTree) -> tuple[jax.Array, jax.Array]:
-    """The largest change of an output when its example is alone, and the largest output."""
+    """The largest change of an output when its example is alone, and the largest output.
+
+    Of outputs that are finite: a class may be masked by -inf.
+    """
     together = jax.tree.leaves(f(params, probe))
     alone = jax.vmap(lambda x: f(params, jax.tree.map(lambda leaf: leaf[None], x)))(probe)
-    changes = [
-        jnp.max(jnp.abs(y - z.reshape(y.shape)))
-        for y, z in zip(together, jax.tree.leaves(alone), strict=True)
-    ]
-    return jnp.stack(changes).max(), jnp.stack([jnp.max(jnp.abs(y)) for y in together]).max()
+    pairs = [(y, z.reshape(y.shape)) for y, z in zip(together, jax.tree.leaves(alone), strict=True)]
+    return _largest([y - z for y, z in pairs]), _largest(together)
+
+
+def _largest(arrays: list[jax.Array]) -> jax.Array:
+    """The largest absolute value of an entry that is finite; 0 where there is none."""
+    finite = [jnp.where(jnp.isfinite(array), jnp.abs(array), 0) for array in arrays]
+    return jnp.stack([jnp.max(array, initial=0) for array in finite]).max()

@@ -1,8 +1,11 @@
 """When a hook runs: every so many steps, on given steps, every so many seconds."""
 
+import contextlib
 import math
+import numbers
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from ntk_train.errors import KernelInputError
 
@@ -32,12 +35,13 @@ class Schedule:
         last_step: int | None = None,
     ) -> None:
         for name, value in (("every_steps", every_steps), ("every_secs", every_secs)):
-            if value is not None and not value > 0:
+            if value is not None and not (isinstance(value, numbers.Real) and value > 0):
                 msg = f"{name}={value!r} must be positive; leave it None to switch this rule off."
                 raise KernelInputError(msg)
-        on_steps = {int(step) for step in on_steps}
+        every_steps = None if every_steps is None else _step("every_steps", every_steps)
+        on_steps = {_step("on_steps", step) for step in _several(on_steps)}
         if last_step is not None:
-            on_steps.add(last_step)
+            on_steps.add(_step("last_step", last_step))
         if every_steps is None and not on_steps and every_secs is None:
             msg = "The hook would never run: give every_steps, on_steps or every_secs."
             raise KernelInputError(msg)
@@ -71,3 +75,18 @@ class Schedule:
         """Leaves out `every_steps` and `every_secs` for so long after the last run."""
         if self._last_run is not None:
             self._rests_until = self._last_run[1] + seconds
+
+
+def _several(on_steps: Any) -> Iterable[Any]:
+    if isinstance(on_steps, str) or not isinstance(on_steps, Iterable):
+        msg = f"on_steps={on_steps!r}; expected several steps, as [0, 100]."
+        raise KernelInputError(msg)
+    return on_steps
+
+
+def _step(name: str, step: Any) -> int:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(step, str) and int(step) == step:
+            return int(step)
+    msg = f"{name} has the step {step!r}; expected an integer."
+    raise KernelInputError(msg)

@@ -48,9 +48,9 @@ class Summaries:
     """Writes what a hook finds.
 
     Args:
-      writer: anything with the methods of clu's `MetricWriter`; None writes nothing.
+      writer: with methods of clu's `MetricWriter`, from `as_metric_writer`; what it has no method
+        for is not written. None writes nothing.
       prefix: of the tags.
-      labels: of the probe, for pictures.
       pictures: whether to draw.
       hparams: whether to write what a run has once: the convention as hparams too, and the layout
         of TensorBoard's tab "Custom Scalars".
@@ -62,14 +62,12 @@ class Summaries:
         writer: Any,
         prefix: str,
         *,
-        labels: np.ndarray | None,
         pictures: bool,
         hparams: bool,
         failures: Failures,
     ) -> None:
         self._writer = writer
         self._prefix = prefix
-        self._labels = labels
         self._pictures = pictures and importlib.util.find_spec("matplotlib") is not None
         if pictures and not self._pictures:
             _log.info("No pictures of the kernel: pip install 'ntk_train[plot]' for them.")
@@ -113,7 +111,8 @@ class Summaries:
             self.text(step, "convention", convention.describe())
             if self._hparams and self._announced is None:
                 hparams = convention.hparams(self._prefix)
-                self._try("write_hparams", lambda: self._writer.write_hparams(hparams))
+                if hasattr(self._writer, "write_hparams"):
+                    self._try("write_hparams", lambda: self._writer.write_hparams(hparams))
             self._announced = convention
 
     def scalar(self, step: int, name: str, value: float) -> None:
@@ -148,7 +147,7 @@ class Summaries:
 
     def _flush(self) -> None:
         try:
-            self._writer.flush()
+            getattr(self._writer, "flush", lambda: None)()
         except Exception as error:  # the writer is not ours, and training must go on
             self._failures.of_writing("flush", error)
 
@@ -158,7 +157,7 @@ class Summaries:
             self._attempt(
                 "write_images",
                 found.step,
-                lambda: _pictures_of(found, self._labels, list(self._history)),
+                lambda: _pictures_of(found, found.labels, list(self._history)),
             )
 
     def _begin(self) -> None:
@@ -168,6 +167,8 @@ class Summaries:
 
     def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
         """Writes what a function makes, which may fail too."""
+        if not hasattr(self._writer, kind):
+            return
 
         def write() -> None:
             tagged = self._tags(values())

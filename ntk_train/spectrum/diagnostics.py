@@ -12,7 +12,7 @@ Names are without the hook's prefix: `lambda_max`, `kernel_target_alignment`,
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -102,6 +102,7 @@ def diagnose(
     step: int | None = None,
     top_k: int = 1,
     fit_first: int = 1,
+    lost: Callable[[str, Exception], None] | None = None,
 ) -> Diagnostics:
     """Computes what the arguments allow of one kernel, on the host in float64.
 
@@ -119,6 +120,8 @@ def diagnose(
       step: of this kernel; needed with references.
       top_k: how many eigenvectors are the top space, for alignment and rotation.
       fit_first: the first rank in the power-law fit.
+      lost: called with the name of an argument from which no number could be computed, and why;
+        its numbers are left out then, and the spectrum and all others are there. None raises.
 
     Raises:
       KernelInputError, DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
@@ -128,24 +131,45 @@ def diagnose(
     spectrum = kernel_spectrum(kernel, eps=eps)
     top_k = min(top_k, len(spectrum.eigenvalues))
     values = {"entropy_rank": entropy_rank(spectrum), **power_law(spectrum, fit_first).scalars()}
-    if labels is not None:
-        values |= {
-            "kernel_target_alignment": kernel_target_alignment(kernel, labels),
-            "centred_kernel_target_alignment": kernel_target_alignment(
-                kernel, labels, centred=True
-            ),
-            "top_space_alignment": top_space_alignment(kernel, labels, top_k),
-        }
+
+    def add(argument: str, numbers: Callable[[], Mapping[str, float]]) -> bool:
+        try:
+            values.update(numbers())
+        except Exception as error:
+            if lost is None:
+                raise
+            lost(argument, error)
+            return False
+        return True
+
+    if labels is not None and not add("labels", lambda: _alignments(kernel, labels, top_k)):
+        labels = None
     if training is not None and _is_full(kernel, convention):
-        values |= _rates(kernel, training, logits)
+        add("training", lambda: _rates(kernel, training, logits))
     if references is not None:
         if step is None:
             msg = "step is None; with references the step of the kernel is needed."
             raise KernelInputError(msg)
-        values |= references.scalars(kernel, step, convention, top_k=top_k)
-    for name, layer in layer_diagnostics(layers, labels).items() if layers else ():
-        values |= {f"layer/{name}/{key}": value for key, value in layer.scalars().items()}
+        add("references", lambda: references.scalars(kernel, step, convention, top_k=top_k))
+    if layers:
+        add("layers", lambda: _of_layers(layers, labels))
     return Diagnostics(spectrum, MappingProxyType(values), convention)
+
+
+def _alignments(kernel: np.ndarray, labels: Any, top_k: int) -> dict[str, float]:
+    return {
+        "kernel_target_alignment": kernel_target_alignment(kernel, labels),
+        "centred_kernel_target_alignment": kernel_target_alignment(kernel, labels, centred=True),
+        "top_space_alignment": top_space_alignment(kernel, labels, top_k),
+    }
+
+
+def _of_layers(layers: Mapping[str, Any], labels: Any) -> dict[str, float]:
+    return {
+        f"layer/{name}/{key}": value
+        for name, layer in layer_diagnostics(layers, labels).items()
+        for key, value in layer.scalars().items()
+    }
 
 
 def _is_full(kernel: np.ndarray, convention: Convention | None) -> bool:

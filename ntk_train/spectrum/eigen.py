@@ -140,11 +140,11 @@ def checked_matrix(kernel: Any) -> np.ndarray:
         msg = f"kernel is {kernel.dtype}; a tangent kernel is real."
         raise DtypeError(msg)
     matrix = _as_matrix(kernel)
-    bad = int(np.sum(~np.isfinite(matrix)))
-    if bad:
+    bad = ~np.isfinite(matrix)
+    if np.any(bad):
         msg = (
-            f"The kernel has {bad} NaN or infinite entries of {matrix.size}, so it has no "
-            "spectrum: parameters, inputs or outputs of the network are not finite, or overflow."
+            f"The kernel has {np.sum(bad)} NaN or infinite entries of {matrix.size}, so it has no "
+            f"spectrum: {_cause(bad, len(kernel))}"
         )
         raise NonFiniteKernelError(msg)
     asymmetry = np.max(np.abs(matrix - matrix.T))
@@ -156,6 +156,28 @@ def checked_matrix(kernel: Any) -> np.ndarray:
         )
         raise KernelInputError(msg)
     return (matrix + matrix.T) / 2
+
+
+def _cause(bad: np.ndarray, n: int) -> str:
+    """Which examples make a kernel of n examples not finite, and what that may come from.
+
+    A derivative that is not finite spoils a row and a column, which meet where its example is
+    paired with itself.
+    """
+    pairs = np.any(bad.reshape(n, len(bad) // n, n, -1), axis=(1, 3))  # [n, m]
+    own = np.diagonal(pairs)
+    examples = np.flatnonzero(own if np.any(own) else np.any(pairs, axis=1))
+    if len(examples) == n:
+        return (
+            f"those of each of the {n} examples. Parameters, inputs or outputs of the network are "
+            "not finite, or their derivatives overflow."
+        )
+    shown = ", ".join(map(str, examples[:10])) + (", ..." if len(examples) > 10 else "")
+    return (
+        f"those of {len(examples)} of the {n} examples, at {shown} (from 0). Their outputs or the "
+        "derivatives of these are not finite, as that of a square root, a norm or a power at 0, "
+        "also where jnp.where leaves it out; give such a function another argument there."
+    )
 
 
 def _as_matrix(kernel: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def hessian_weighted_kernel(kernel: Any, logits: Any) -> np.ndarray:
 
     Args:
       kernel: [N, O, N, O], full.
-      logits: [N, O], of the same examples.
+      logits: [N, O], of the same examples; -inf for a class that is masked, whose probability is 0.
 
     Returns:
       [N O, N O] float64, symmetric. At least N of its eigenvalues are 0: adding a number to all
@@ -91,10 +91,11 @@ def hessian_weighted_kernel(kernel: Any, logits: Any) -> np.ndarray:
     kernel = _full(kernel)
     n, o = kernel.shape[:2]
     logits = np.asarray(logits, np.float64)
-    if logits.shape != (n, o) or not np.all(np.isfinite(logits)):
+    top = np.max(logits, axis=1, initial=-np.inf) if logits.ndim == 2 else np.array(np.nan)
+    if logits.shape != (n, o) or not np.all(np.isfinite(top)):
         msg = f"logits has shape {logits.shape}; expected finite numbers [N, O] = [{n}, {o}]."
         raise KernelInputError(msg)
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p = np.exp(logits - top[:, None])
     p /= p.sum(axis=1, keepdims=True)
     root = np.sqrt(p)
     b = root[:, :, None] * np.eye(o) - p[:, :, None] * root[:, None, :]  # [n, o, q]

@@ -144,3 +144,24 @@ def test_what_does_not_fit():
     other = ReferenceKernels.start(KERNEL, 0, changed(outputs="trace"))
     with pytest.raises(ConventionError):
         diagnose(KERNEL, FULL, references=other, step=1)
+
+
+def test_what_cannot_be_computed_is_left_out_for_a_caller_that_asks_for_it():
+    arguments = {
+        "labels": LABELS + 1,
+        "training": Training(CrossEntropy()),  # without logits
+        "layers": ntk(case.f, PARAMS, X, per_layer=True),
+        "references": ReferenceKernels.start(1.5 * KERNEL, 0, changed(num_examples=3)),
+        "step": 5,
+    }
+    lost = {}
+    found = diagnose(KERNEL, FULL, **arguments, lost=lost.__setitem__).scalars()
+    assert {name: type(error) for name, error in lost.items()} == {
+        "labels": KernelInputError,
+        "training": KernelInputError,
+        "references": ConventionError,
+    }
+    left = dict(arguments, labels=None, training=None, references=None)
+    np.testing.assert_equal(found, diagnose(KERNEL, FULL, **left).scalars())
+    with pytest.raises(KernelInputError, match="classes 1 to 3"):
+        diagnose(KERNEL, FULL, **arguments)

@@ -103,3 +103,26 @@ def test_what_has_no_spectrum(kernel, error, match):
 
 def test_without_a_floor_the_condition_number_may_be_infinite():
     assert kernel_spectrum(np.diag([1.0, -0.5]), eps=0.0).condition_number == math.inf
+
+
+def spoilt(n, o, *rows):
+    """The kernel of n examples and o outputs where rows (n, o) of the Jacobian are NaN."""
+    jacobian = np.random.default_rng(0).normal(size=(n, o, 7))
+    for row in rows:
+        jacobian[row] = np.nan
+    return np.einsum("now,mpw->nomp", jacobian, jacobian)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "match"),
+    [
+        (spoilt(6, 1, (1, 0), (4, 0)).reshape(6, 6), r"2 of the 6 examples, at 1, 4 \(from 0\)"),
+        (spoilt(5, 3, (2, 1)), r"1 of the 5 examples, at 2 \(from 0\)"),
+        (spoilt(5, 3, *((n, 2) for n in range(5))), "each of the 5 examples. Parameters"),
+        (spoilt(30, 1, *((n, 0) for n in range(12)))[:, 0, :, 0], "12 of the 30 .* 8, 9, ... "),
+        (np.array([[1.0, 0, 0], [0, 1, np.inf], [0, np.inf, 1]]), "2 of the 3 examples, at 1, 2 "),
+    ],
+)
+def test_the_examples_that_make_a_kernel_not_finite_are_named(kernel, match):
+    with pytest.raises(NonFiniteKernelError, match=match):
+        kernel_spectrum(kernel)
