@@ -63,16 +63,24 @@ def streamed(
 
 def _parts(plan: Plan) -> Iterator[Plan]:
     """What is contracted at once, each as a plan: a bundle, a stack, or stacks that are joined."""
+    group_of = {leaf: group for group, leaves in plan.groups.items() for leaf in leaves}
+
+    def by_group(members: Sequence[Sequence[int]]) -> dict[int, list[Sequence[int]]]:
+        found: dict[int, list[Sequence[int]]] = {group: [] for group in plan.groups}
+        for member in members:
+            leaf = plan.parts[member[0]].leaf
+            if leaf in group_of:
+                found[group_of[leaf]].append(member)
+        return found
+
+    bundles, stacks = by_group(plan.bundles), by_group(plan.stacks)
     for group, leaves in plan.groups.items():
         groups = {group: leaves}
-        for bundle in plan.bundles:
-            if plan.parts[bundle[0]].leaf in leaves:
-                yield dataclasses.replace(plan, groups=groups, bundles=[bundle], stacks=[])
+        for bundle in bundles[group]:
+            yield dataclasses.replace(plan, groups=groups, bundles=[bundle], stacks=[])
         joined = []
-        for stack in plan.stacks:
+        for stack in stacks[group]:
             part = plan.parts[stack[0]]
-            if part.leaf not in leaves:
-                continue
             if part.joined and part.way == "half_gram":
                 joined.append(stack)
             else:
@@ -98,6 +106,10 @@ class _Side:
         self._env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         self._equations: list[Equation] = jaxpr.eqns
         self._maker = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.outvars}
+        self._depths: dict[Var, int] = {}
+        for equation in jaxpr.eqns:
+            depth = 1 + max(map(self._depth_of, equation.invars), default=0)
+            self._depths.update(dict.fromkeys(equation.outvars, depth))
         self._cotangents = _descendants(jaxpr.eqns, jaxpr.invars[0])
         whole: Rows = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.outvars)
         jacobians = zip(plan.bundles, whole.jacobians, strict=True)
@@ -109,8 +121,11 @@ class _Side:
         self._waiting: list[list[Var]] = []
 
     def depth(self, member: tuple[str, int, int]) -> int:
-        """How many equations a member's rows need."""
-        return len(self._missing(member, set()))
+        """How many equations, one after the other, lead to a member's rows."""
+        return max(map(self._depth_of, jax.tree.leaves(self._rows[member])), default=0)
+
+    def _depth_of(self, v: Any) -> int:
+        return 0 if isinstance(v, Literal) else self._depths.get(v, 0)
 
     def order(self, members: Sequence[tuple[str, int, int]]) -> None:
         """Settles what is computed for each when they come in this order."""
