@@ -10,6 +10,7 @@ linearise the network alone, without any of this library's code.
 """
 
 import argparse
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -40,9 +41,8 @@ def rows_of(blocks: int) -> Iterator[Row]:
 
     tracing, _ = cpu_seconds(lambda: jax.eval_shape(linearised, params, x))
     for budget in BUDGETS:
-        seconds, explained = cpu_seconds(
-            lambda budget=budget: ntk_train.explain(f, params, x, memory_budget=budget)
-        )
+        explain = functools.partial(ntk_train.explain, f, params, x, memory_budget=budget)
+        seconds, explained = cpu_seconds(explain)
         plan = explained.plan
         yield {
             "blocks": blocks,

@@ -22,7 +22,9 @@ class Pass(NamedTuple):
 
 def pass_of(program: LinearProgram) -> Pass:
     """Counts the numbers of one pass."""
-    data, of_parameters = _spread(program, set(program.x), set(program.tangents))
+    # Of a program that is cut, the last tangent is that of h, which is no parameter.
+    parameters = program.tangents[: program.num_theta]
+    data, of_parameters = _spread(program, set(program.x), set(parameters))
     read = {
         v
         for equation in program.equations

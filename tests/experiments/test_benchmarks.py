@@ -9,7 +9,14 @@ import sys
 import jax
 import pytest
 
-from experiments import benchmark_gpu, benchmark_memory, measure, networks, record
+from experiments import (
+    benchmark_gpu,
+    benchmark_memory,
+    benchmark_planning,
+    measure,
+    networks,
+    record,
+)
 from experiments.summary import cells_of, totals
 from ntk_train import explain
 
@@ -173,3 +180,11 @@ def test_benchmark_of_less_memory(monkeypatch):
     assert (whole["examples"], part["examples"]) == (case.n, 1)
     assert float(part["temporary_megabytes"]) < float(whole["temporary_megabytes"])
     assert 0 < float(part["difference"]) < 1e-6
+
+
+def test_benchmark_of_planning(monkeypatch):
+    monkeypatch.setattr(benchmark_planning, "PIXELS", 32)
+    whole, part = benchmark_planning.rows_of(1)
+    assert (whole["budget_megabytes"], part["budget_megabytes"]) == ("", "1000")
+    assert 0 < float(whole["tracing_seconds"]) < float(whole["seconds"])
+    assert whole["examples"] >= part["examples"]
