@@ -32,6 +32,7 @@ _OVERHEAD = (
     "longest", "kernel, ms", "measurements", "in all, %: median", "mean", "beyond the kernel, %",
     "± %",
 )  # fmt: skip
+_PLANNING = ("blocks", "leaves", "budget, MB", "examples at a time", "seconds", "of JAX alone")
 _PEER_TESTS = (
     "tests", "cases of each, at most", "peer: passed", "failed", "skipped", "ours: passed",
     "failed", "skipped",
@@ -47,6 +48,7 @@ def page(folder: pathlib.Path = RESULTS) -> str:
         *_implementations(*load_table(folder / "benchmark_implementations")),
         *_gpu(*load_table(folder / "benchmark_gpu")),
         *_memory(*load_table(folder / "benchmark_memory")),
+        *_planning(*load_table(folder / "benchmark_planning")),
         *_overhead(*load_table(folder / "benchmark_overhead")),
         *_agreement(*load_table(folder / "compare_neural_tangents")),
         *_peer_tests(*load_table(folder / "peer_tests")),
@@ -150,6 +152,22 @@ def _memory(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         "their derivatives anew for each. The difference is relative to the kernel without a "
         "budget, in norm.",
         _table(_MEMORY, lines),
+        _made(rows, origins),
+    ]
+
+
+def _planning(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    columns = (
+        "blocks", "parameters", "budget_megabytes", "examples", "seconds", "tracing_seconds",
+    )  # fmt: skip
+    return [
+        "## Planning, before anything is computed",
+        "`explain` of full kernels of vision transformers of the size of ViT-S/16 but for their "
+        "depth, 8 inputs of 1000 outputs, on shapes alone. Seconds are of the CPU, the last ones "
+        "those in which JAX linearises the network without any of this library's code.",
+        _table(_PLANNING, [[row[column] for column in columns] for row in rows]),
         _made(rows, origins),
     ]
 

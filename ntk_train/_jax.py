@@ -1,5 +1,6 @@
 """The only file that depends on the version of JAX or on `jax.extend`."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ linear_solve_p = primitives.linear_solve_p
 def shape_of(v: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a variable or literal."""
     return jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype)
+
+
+def size_of(v: Any) -> int:
+    """How many entries a variable or literal has."""
+    return math.prod(v.aval.shape)
 
 
 def after(value: jax.Array, other: jax.Array) -> jax.Array:

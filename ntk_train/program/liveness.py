@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ntk_train._jax import Equation, Literal, Var, shape_of
+from ntk_train._jax import Equation, Literal, Var, size_of
 from ntk_train.program.linear import Block, LinearProgram
 
 
@@ -89,4 +89,4 @@ def _variables(variables: Iterable[Any]) -> list[Var]:
 
 
 def _size(variables: Iterable[Var]) -> int:
-    return sum(shape_of(v).size for v in variables)
+    return sum(size_of(v) for v in variables)
