@@ -8,14 +8,14 @@ where the drop-in fails a test that the peer passes, but for those that differ o
 
     pip install absl-py frozendict more_itertools pytest
     python -m experiments.peer_tests CHECKOUT --cases 300 --select test_function --save
-    python -m experiments.peer_tests CHECKOUT --cases 12 --select "not test_function" --save
+    python -m experiments.peer_tests CHECKOUT --select "not test_function" --save
 
 Like `compare_neural_tangents`, this needs `nt_shim.py` on PYTHONPATH with a current release of JAX.
 
 The peer draws the cases of a test from a grid, the same ones in each run; `test_function` is of
-random programs, all kernels of which have to agree between the implementations. The first command
-takes 10 minutes on two cores, the second 20; `--select` and `--shard` take a part, and parts add up
-in the kept table. What the peer skips on a CPU for its size runs with `--large`. `rules_test.py`
+random programs, whose kernels have to agree between the implementations. On two cores the first
+command takes 15 minutes and the second 6; `--select` and `--shard` take a part, and parts add up in
+the kept table. What the peer skips on a CPU for its size runs with `--large`. `rules_test.py`
 is about rules inside of the peer that the drop-in has no counterpart of: it tells what fails with
 this release of JAX in any case.
 """

@@ -231,7 +231,8 @@ def _peer_tests(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
     return [
         "## The tests of neural-tangents 0.6.5",
         "Its test files, with its own implementation and with ours in its place; what is skipped "
-        "with both is what JAX cannot differentiate, or what the peer thinks too large for a CPU. "
+        "with both is what JAX cannot differentiate, axes that exclude each other, or what the "
+        "peer thinks too large for a CPU. "
         "`rules_test.py` is about code of the peer that the drop-in has no counterpart of.",
         _table(_PEER_TESTS, lines),
         *_on_purpose(rows),

@@ -110,7 +110,7 @@ def _rows_of_one(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
         places: jax.Array,
     ) -> tuple[list[list[jax.Array]], list[jax.Array], jax.Array | None]:
         # Made here, for some outputs at a time: all of them would be O x O numbers.
-        one_hot = jnp.arange(out.size) == places[:, None]
+        one_hot = places[:, None] == jnp.arange(out.size)[None]
         one_hot = one_hot.astype(out.dtype).reshape(len(places), *out.shape)
         gs, others = jax.vmap(backward)(one_hot)
 

@@ -291,3 +291,19 @@ def test_statistics_among_the_parameters_are_refused_with_a_remedy_that_there_is
 def test_outputs_without_one_row_for_each_example_say_so():
     with pytest.raises(KernelInputError, match=r"returned \(3, 2\) for one example, whose axis 0"):
         empirical_ntk_fn(lambda params, x: params["w"], vmap_axes=0)(X1, None, PARAMS)
+
+
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_no_product_of_arrays_of_different_ranks(implementation, vmap_axes):
+    """So that it can be used where `jax_numpy_rank_promotion` raises, as in the peer's tests."""
+
+    def f(params, x):
+        return network(params, x) @ params["w"].T
+
+    with jax.numpy_rank_promotion("raise"):
+        for axes in (((), ()), ((-1,), ()), ((), (-1,))):
+            kernel_fn = empirical_ntk_fn(f, *axes, vmap_axes, implementation)
+            got = jax.jit(kernel_fn, compiler_options=QUICK)(X1, X2, PARAMS)
+            want = _reduced(zipped(f, X1, X2), *axes)
+            np.testing.assert_allclose(got, want, atol=1e-12)
