@@ -86,6 +86,12 @@ def some_calls(seed: int) -> list[Call]:
     return [Call("full", rng.random() < 0.5), rng.choice(all_calls(seed)[2:])]
 
 
+def drop_in_calls(seed: int) -> list[Call]:
+    """Kernels of the drop-in for neural-tangents, with axes drawn by the seed."""
+    rng = random.Random(seed)
+    return [_drop_in(rng) for _ in range(3)]
+
+
 def _drop_in(rng: random.Random) -> Call:
     """Each axis of an output full, traced or diagonal; read modulo the number of axes."""
     roles = tuple(rng.choice(["full", "full", "trace", "diagonal"]) for _ in range(4))
