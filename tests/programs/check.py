@@ -256,7 +256,10 @@ class _Expected:
 
 
 def _error(got, want, scale: float) -> float:
-    """The largest, infinite where a shape differs or a number is none."""
+    """The largest in relation to the scale or to what is wanted, a sum of many outputs perhaps.
+
+    Infinite where a shape differs or a number is none.
+    """
     if isinstance(want, list):
         if len(got) != len(want):
             return np.inf
@@ -269,6 +272,7 @@ def _error(got, want, scale: float) -> float:
     error = np.abs(got - want).max()
     if not np.isfinite(error):
         return np.inf
+    scale = max(scale, np.abs(want).max())
     return error / scale if scale else (np.inf if error else 0.0)
 
 
