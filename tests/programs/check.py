@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_train import empirical_ntk_fn, ntk
+from ntk_train import UnfactoredWarning, empirical_ntk_fn, ntk
 from tests import oracle
 from tests.programs.build import M, N
 
@@ -84,6 +84,12 @@ def some_calls(seed: int) -> list[Call]:
     """The full kernel, and one of the other calls."""
     rng = random.Random(seed)
     return [Call("full", rng.random() < 0.5), rng.choice(all_calls(seed)[2:])]
+
+
+def drop_in_calls(seed: int) -> list[Call]:
+    """Kernels of the drop-in for neural-tangents, with axes drawn by the seed."""
+    rng = random.Random(seed)
+    return [_drop_in(rng) for _ in range(3)]
 
 
 def _drop_in(rng: random.Random) -> Call:
@@ -163,6 +169,7 @@ def _one(f, params, x1, x2, call: Call, expected: "_Expected"):
         outputs = (chosen1, chosen2) if call.other else chosen1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", UnfactoredWarning)
         got = ntk(
             f,
             params,
@@ -249,7 +256,10 @@ class _Expected:
 
 
 def _error(got, want, scale: float) -> float:
-    """The largest, infinite where a shape differs or a number is none."""
+    """The largest in relation to the scale or to what is wanted, a sum of many outputs perhaps.
+
+    Infinite where a shape differs or a number is none.
+    """
     if isinstance(want, list):
         if len(got) != len(want):
             return np.inf
@@ -262,6 +272,7 @@ def _error(got, want, scale: float) -> float:
     error = np.abs(got - want).max()
     if not np.isfinite(error):
         return np.inf
+    scale = max(scale, np.abs(want).max())
     return error / scale if scale else (np.inf if error else 0.0)
 
 

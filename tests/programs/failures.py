@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tests.programs.build import arguments
+from tests.programs.parts import resized, standardised
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,3 +65,31 @@ def last_layer_and_its_reverse(p, x):
     v7 = v2.sum(-1).sum(-1)
     v8 = v7 @ p["b"]
     return v8 + v8[..., ::-1]
+
+
+@failure(
+    leaves={"a": ((5, 2), "float64"), "b": ((6,), "float64")},
+    inputs=((5,), "float64"),
+)
+def last_norm_shared_with_the_one_before(p, x):
+    v1 = resized(x @ p["a"], (6,))
+    v7 = 0.5 * (standardised(v1) * p["b"] + p["b"])
+    return standardised(v7) * p["b"] + p["b"]
+
+
+@failure(
+    leaves={"c": ((1, 4), "float64"), "d": ((4,), "float64")},
+    inputs=((6,), "float64"),
+)
+def bias_and_its_reverse(p, x):
+    v18 = x.sum(-1, keepdims=True) @ p["c"]
+    return v18 + (p["d"] + p["d"][::-1])
+
+
+@failure(
+    leaves={"a": ((3, 3), "float64"), "e": ((3,), "float64")},
+    inputs=((3,), "float64"),
+)
+def last_layer_and_its_running_sum(p, x):
+    v12 = (x * p["e"] + p["e"]) @ p["a"].T
+    return v12 + jnp.cumsum(v12, -1)

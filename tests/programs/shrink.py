@@ -14,13 +14,16 @@ def shrink(
     """The smallest program that was found to fail in the same way, within some seconds."""
     stop = time.monotonic() + seconds
     best, text = program, write(program)
-    tried = {text.definition()}
+    tried, seen = {text.definition()}, set()
     improved = True
     while improved and time.monotonic() < stop:
         improved = False
         for smaller in _smaller(best):
             if time.monotonic() > stop:
                 break
+            if smaller in seen:
+                continue
+            seen.add(smaller)
             new = write(smaller)
             if _size(new) >= _size(text) or new.definition() in tried:
                 continue
