@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from ntk_train._arguments import described
 from ntk_train._types import PyTree
+from ntk_train.errors import KernelInputError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: a keyword may be a list
@@ -80,6 +82,10 @@ def nnx_fn(model: Any) -> NnxFn:
       `f(params, x, model_state=None)`, with the method `split` that takes both out of the model
       as it is at a step. Without a model_state it is that of the model given here.
     """
+    if isinstance(model, type) or not callable(getattr(model, "eval", None)):
+        hint = "; of a Linen module ntk_train.linen_fn makes one" if hasattr(model, "apply") else ""
+        msg = f"model is {described(model)}; expected a Flax NNX module{hint}."
+        raise KernelInputError(msg)
     return NnxFn(model)
 
 
@@ -95,4 +101,8 @@ def linen_fn(model: Any, **kwargs: Any) -> LinenFn:
       `f(params, x, model_state=None)`, where model_state holds the other collections
       (`{"batch_stats": ...}`), which are read and never differentiated.
     """
+    if isinstance(model, type) or not callable(getattr(model, "apply", None)):
+        hint = "; of an NNX module ntk_train.nnx_fn makes one" if hasattr(model, "eval") else ""
+        msg = f"model is {described(model)}; expected a Flax Linen module{hint}."
+        raise KernelInputError(msg)
     return LinenFn(model, tuple(kwargs.items()))
