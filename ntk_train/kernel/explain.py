@@ -90,6 +90,7 @@ def explain(
     batched: bool = True,
     param_filter: ParamFilter | None = None,
     memory_budget: float | int | None = None,
+    model_state: PyTree = None,
 ) -> Explanation:
     """Says how the kernel of the same arguments to `ntk_train.ntk` is computed.
 
@@ -105,6 +106,7 @@ def explain(
       batched: whether examples are independent.
       param_filter: which parameters.
       memory_budget: as in `ntk_train.ntk`.
+      model_state: as in `ntk_train.ntk`, or its shapes.
 
     Returns:
       An `Explanation`; `print` it. For each parameter: the primitive at which it meets data and the
@@ -112,16 +114,16 @@ def explain(
       its part is contracted, operations, and how many numbers are held for the rows of x1. A
       transposed parameter with a primitive is one that is used there in a way without a rule.
     """
-    leaves, treedef = jax.tree.flatten((params, x1, x2))
+    leaves, treedef = jax.tree.flatten((params, x1, x2, model_state))
     is_array = [hasattr(leaf, "shape") for leaf in leaves]
     found: list[Explanation] = []
 
     def trace(arrays: list[jax.Array]) -> None:
         rest = iter(arrays)
         full = [next(rest) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
-        params, x1, x2 = jax.tree.unflatten(treedef, full)
+        params, x1, x2, model_state = jax.tree.unflatten(treedef, full)
         options = {"outputs": outputs, "batched": batched, "param_filter": param_filter}
-        options |= {"memory_budget": memory_budget, "precision": None}
+        options |= {"memory_budget": memory_budget, "precision": None, "model_state": model_state}
         found.append(_explain(make_problem(f, params, x1, x2, **options)))
 
     jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from ntk_train._arguments import check_type, yes_or_no
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
@@ -41,6 +42,7 @@ def ntk(
     per_layer: bool | Callable[[str], str] = False,
     memory_budget: float | int | None = None,
     strict: bool = False,
+    model_state: PyTree = None,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
@@ -52,9 +54,10 @@ def ntk(
     Args:
       f: any JAX function `f(params, x) -> outputs`; all three are pytrees, and each leaf of the
         outputs has the examples on axis 0. The other axes and the leaves together are the O
-        outputs of an example, in the order of `jax.tree.leaves` and row-major in each.
+        outputs of an example, in the order of `jax.tree.leaves` and row-major in each. With a
+        model_state it is `f(params, x, model_state)`.
       params: the parameters. Leaves that are not floating point are held constant. For a Flax
-        model this is `variables["params"]`, never the running statistics.
+        model this is `variables["params"]`, never the running statistics: see model_state.
       x1: N inputs; of any dtype. With `batched` each leaf has the examples on axis 0. Inputs that
         are sharded over devices are gathered first. Under an outer `jax.jit` that cannot be seen:
         do not shard examples there, as XLA's gradients of convolutions would be wrong.
@@ -86,6 +89,8 @@ def ntk(
       strict: True raises where a parameter is used in a way that the structured implementation
         cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
         right in any case.
+      model_state: what f needs beside params, held constant, as running statistics
+        (`{"batch_stats": variables["batch_stats"]}` for `ntk_train.linen_fn(model)`).
 
     Returns:
       The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
@@ -102,7 +107,7 @@ def ntk(
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
 
-    def kernel(params: PyTree, x1: PyTree, x2: PyTree | None) -> Any:
+    def kernel(params: PyTree, x1: PyTree, x2: PyTree | None, model_state: PyTree) -> Any:
         resolved, names = resolve(
             f,
             params,
@@ -116,13 +121,14 @@ def ntk(
             per_layer=per_layer,
             memory_budget=memory_budget,
             strict=strict,
+            model_state=model_state,
         )
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 
     with precision_of_products(precision):
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
-        return as_one_program(kernel, params, x1, x2)
+        return as_one_program(kernel, params, x1, x2, model_state)
 
 
 def _layer_of(path: str) -> str:
@@ -142,11 +148,18 @@ def resolve(
     **options: Any,
 ) -> tuple[Resolved, list[str]]:
     """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
+    yes_or_no("strict", strict)
+    if not callable(per_layer):
+        yes_or_no(
+            "per_layer", per_layer, "True, False, or a function from a path to a group's name"
+        )
     problem = make_problem(f, params, x1, x2, **options)
     groups: dict[str, list[int]] = {}
     for i, path in enumerate(problem.paths):
         group_of = _layer_of if per_layer is True else per_layer
-        groups.setdefault(group_of(path) if group_of else "", []).append(i)
+        group = group_of(path) if group_of else ""
+        check_type("per_layer(path)", group, str, "the name of a group, a string")
+        groups.setdefault(group, []).append(i)
     resolved = choose(problem, list(groups.values()), implementation, strict=strict)
     return resolved, list(groups)
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.kernel import ntk
+from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.monitor.convention import convention_of, rounding_of
 
@@ -86,22 +87,17 @@ class KernelProgram:
         self._probe = probe
         self._unflatten = lambda arrays: _joined(arrays, static, treedef)
 
-        def bind(arrays: list[jax.Array]) -> tuple[ApplyFn, PyTree]:
-            params, model_state = _joined(arrays, static, treedef)
-            if not jax.tree.leaves(model_state):
-                return f, params
-            return (lambda params, x: f(params, x, model_state)), params
-
-        bound, params = bind(arrays)
-        resolved, _ = resolve(bound, params, probe, **options)
+        params, model_state = self._unflatten(arrays)
+        resolved, _ = resolve(f, params, probe, model_state=model_state, **options)
         problem, name = resolved.problem, resolved.implementation
 
         def kernel(arrays: list[jax.Array], probe: PyTree) -> dict[str, Any]:
-            bound, params = bind(arrays)
+            params, model_state = self._unflatten(arrays)
             found: dict[str, Any] = {}
             if with_logits:
-                found["logits"] = _flat(bound(params, probe))
-            parts = ntk(bound, params, probe, **{**options, "implementation": name})
+                found["logits"] = _flat(bound(f, model_state)(params, probe))
+            chosen = {**options, "implementation": name, "model_state": model_state}
+            parts = ntk(f, params, probe, **chosen)
             if not options.get("per_layer"):
                 return found | {"kernel": parts}
             return found | {"kernel": sum(parts.values()), "layers": parts}
@@ -110,10 +106,13 @@ class KernelProgram:
         kernel_info = lowered.out_info["kernel"]
         coupling = None
         if options["batched"]:
-            coupling = jax.jit(lambda arrays, probe: _coupling(*bind(arrays), probe)).lower(
-                arrays, probe
-            )
-        outputs = jax.tree.leaves(jax.eval_shape(lambda probe: bound(params, probe), probe))
+
+            def coupling_of(arrays: list[jax.Array], probe: PyTree) -> tuple[jax.Array, jax.Array]:
+                params, model_state = self._unflatten(arrays)
+                return _coupling(bound(f, model_state), params, probe)
+
+            coupling = jax.jit(coupling_of).lower(arrays, probe)
+        outputs = jax.tree.leaves(jax.eval_shape(bound(f, model_state), params, probe))
         self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
         self.eps = rounding_of(problem, kernel_info, outputs)
         # XLA compiles without Python's lock: training steps go on meanwhile.
