@@ -18,6 +18,7 @@ from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarnin
 from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.machine import Cost
+from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.plan import Plan, examples_of
 from ntk_train.kernel.structured import prepare, structured
@@ -64,6 +65,7 @@ def choose(
       UnfactoredError: with `strict`, where the structured one cannot factor a parameter.
     """
     check_implementation(implementation)
+    problem = widened(problem)
     if implementation in REFERENCES:
         return Resolved(problem, groups, implementation, None)
     plan = prepare(problem, groups)

@@ -16,9 +16,11 @@ import jax
 from ntk_train._jax import source_line
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.kernel.auto import cheapest, costs_of
+from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.structured import prepare
+from ntk_train.kernel.whole import usual_promotion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,11 +128,13 @@ def explain(
         options |= {"memory_budget": memory_budget, "precision": None, "model_state": model_state}
         found.append(_explain(make_problem(f, params, x1, x2, **options)))
 
-    jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
+    with usual_promotion():
+        jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
     return found[0]
 
 
 def _explain(problem: KernelProblem) -> Explanation:
+    problem = widened(problem)
     plan = prepare(problem, [range(len(problem.theta))])
     return Explanation(
         plan=plan,

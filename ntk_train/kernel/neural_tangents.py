@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
-from ntk_train.kernel.problem import check_output, on_one_device, split_params
+from ntk_train.kernel.problem import check_output, on_one_device, replicated, split_params
 from ntk_train.kernel.whole import as_one_program
 
 
@@ -99,6 +99,7 @@ def empirical_ntk_fn(
 
     def ntk_of(x1: PyTree, x2: PyTree | None, params: PyTree, kwargs: dict[str, Any]) -> PyTree:
         kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
+        params = replicated(params)
         theta, paths, merge = split_params(params, None)
         side1 = _Side(x1, kwargs1, vmap_axes)
         side2 = side1 if x2 is None else _Side(x2, kwargs2, vmap_axes)

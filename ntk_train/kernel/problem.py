@@ -67,7 +67,7 @@ def make_problem(
         if batched and len({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}) != 1:
             check_not_swapped(bound(f, model_state), params, x, each)
     mode, choice1, choice2 = parse_outputs(outputs, x2)
-    f = explained(f, model_state, inputs)
+    f = explained(f, replicated(model_state), inputs)
 
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
         return _flatten_outputs(f(merge(theta), x))
@@ -166,7 +166,7 @@ def split_params(
             "param_filter=lambda path: path.startswith('params/')."
         )
         raise KernelInputError(msg)
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(replicated(params))
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
     leaves: list[Any] = [leaf for _, leaf in flat]
     positions = []
@@ -225,6 +225,8 @@ def _flatten_outputs(y: PyTree) -> jax.Array:
             )
             raise KernelInputError(msg)
     flat = [jnp.reshape(y, (y.shape[0], math.prod(y.shape[1:]))) for y in leaves]
+    # Of float8 there is no promotion to wider ones, and no derivative worth the name.
+    flat = [y if jnp.finfo(y.dtype).bits >= 16 else y.astype(jnp.float32) for y in flat]
     return jnp.concatenate(flat, axis=1)
 
 
@@ -260,7 +262,7 @@ def on_one_device(name: str, x: PyTree) -> PyTree:
 
     def gather(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
-            return leaf
+            return replicated(leaf)
         if len(leaf.sharding.device_set) == 1 or leaf.sharding.is_fully_replicated:
             return leaf
         if not leaf.is_fully_addressable:
@@ -272,6 +274,24 @@ def on_one_device(name: str, x: PyTree) -> PyTree:
         return jnp.asarray(np.asarray(leaf))
 
     return jax.tree.map(gather, x)
+
+
+def replicated(tree: PyTree) -> PyTree:
+    """Arrays that are sharded by their type, over a mesh in Explicit mode, whole on each device.
+
+    There each operation asks how its result is sharded where that is not plain, and the products of
+    a kernel have no answer that fits all meshes.
+    """
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        sharding = jax.typeof(leaf).sharding
+        if all(axis is None for axis in sharding.spec):
+            return leaf
+        return jax.sharding.reshard(leaf, jax.NamedSharding(sharding.mesh, jax.P()))
+
+    return jax.tree.map(whole, tree)
 
 
 def _check_side(

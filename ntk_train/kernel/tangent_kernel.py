@@ -25,7 +25,7 @@ from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.problem import make_problem, on_one_device
-from ntk_train.kernel.whole import as_one_program
+from ntk_train.kernel.whole import as_one_program, usual_promotion
 
 
 def ntk(
@@ -153,14 +153,16 @@ def resolve(
         yes_or_no(
             "per_layer", per_layer, "True, False, or a function from a path to a group's name"
         )
-    problem = make_problem(f, params, x1, x2, **options)
+    with usual_promotion():
+        problem = make_problem(f, params, x1, x2, **options)
     groups: dict[str, list[int]] = {}
     for i, path in enumerate(problem.paths):
         group_of = _layer_of if per_layer is True else per_layer
         group = group_of(path) if group_of else ""
         check_type("per_layer(path)", group, str, "the name of a group, a string")
         groups.setdefault(group, []).append(i)
-    resolved = choose(problem, list(groups.values()), implementation, strict=strict)
+    with usual_promotion():
+        resolved = choose(problem, list(groups.values()), implementation, strict=strict)
     return resolved, list(groups)
 
 

@@ -26,8 +26,10 @@ from jaxtyping import Array
 from ntk_train._arguments import described, numeric_array, whole_number
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import DtypeError, KernelInputError
-from ntk_train.kernel.problem import check_options, make_problem
+from ntk_train.kernel.narrow import widened
+from ntk_train.kernel.problem import check_options, make_problem, on_one_device, replicated
 from ntk_train.kernel.tangent_kernel import precision_of_products
+from ntk_train.kernel.whole import usual_promotion
 
 
 @functools.partial(
@@ -130,16 +132,18 @@ class KernelOperator:
         _check_arrays("model_state", self.model_state)
         for inputs in (self.x, x):
             _check_arrays("x", inputs)
-        v = _as_vector(v)
+        x = None if x is None else on_one_device("x", x)
+        left = dataclasses.replace(self, x=on_one_device("x", self.x))
+        v = replicated(_as_vector(v))
         if not jnp.iscomplexobj(v):
-            return _product(self, v, x)
-        real, imaginary = _product(self, v.real, x), _product(self, v.imag, x)
+            return _product(left, v, x)
+        real, imaginary = _product(left, v.real, x), _product(left, v.imag, x)
         dtype = jnp.promote_types(real.dtype, jnp.float32)
         return jax.lax.complex(real.astype(dtype), imaginary.astype(dtype))
 
     def _problem(self) -> KernelProblem:
         with precision_of_products(self.precision):
-            return make_problem(
+            problem = make_problem(
                 self.f,
                 self.params,
                 self.x,
@@ -151,10 +155,12 @@ class KernelOperator:
                 model_state=self.model_state,
                 name="x",
             )
+            return widened(problem)
 
     def _out_info(self) -> Any:
-        problem = self._problem()
-        return jax.eval_shape(self._side(problem), problem.theta, problem.x1)
+        with usual_promotion():
+            problem = self._problem()
+            return jax.eval_shape(self._side(problem), problem.theta, problem.x1)
 
     @staticmethod
     def _side(problem: KernelProblem) -> Callable[[list[jax.Array], PyTree], jax.Array]:
@@ -228,7 +234,8 @@ class KernelOperator:
 def _product(operator: KernelOperator, v: Array, x: PyTree | None) -> Array:
     """Theta(x, x_operator) v, compiled; None for the operator's own x."""
     left = operator if x is None else dataclasses.replace(operator, x=x)
-    return left._push(operator._pull(v), left._problem().x1)
+    with usual_promotion():
+        return left._push(operator._pull(v), left._problem().x1)
 
 
 def _as_vector(v: Any) -> jax.Array:
