@@ -13,7 +13,7 @@ params and x1 are swapped.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -68,7 +68,7 @@ def explained(f: ApplyFn, model_state: PyTree, inputs: Mapping[str, PyTree]) -> 
 
 def check_not_swapped(f: ApplyFn, params: PyTree, x: PyTree, name: str) -> None:
     """Raises a KernelInputError where f takes the two the other way round, and only so."""
-    if not _works(lambda: f(params, x)) and _works(lambda: f(x, params)):
+    if not _works(f, params, x) and _works(f, x, params):
         msg = f"f({name}, params) can be evaluated, f(params, {name}) cannot: they are swapped."
         raise KernelInputError(msg)
 
@@ -86,26 +86,26 @@ def _remedies(
     call = bound(f, model_state)
     yield from _of_f(f, model_state, params, x)
     for what, inner in _inside(params):
-        if _works(lambda inner=inner: call(inner, x)):
+        if _works(call, inner, x):
             yield f"f can be evaluated with params{what}: pass that as params."
-    if _works(lambda: call({"params": params}, x)):
+    if _works(call, {"params": params}, x):
         yield (
             "f takes the variables of a Flax model: pass "
             "lambda params, x: f({'params': params}, x), or ntk_train.linen_fn(model)."
         )
-    if _works(lambda: call(whole, params)):
+    if _works(call, whole, params):
         yield f"f({name}, params) can be evaluated: params and {name} are swapped."
-    if _works(lambda: call(params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], whole))):
+    if _works(call, params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], whole)):
         yield (
             f"{name} is one example, without an axis of examples: pass "
             f"jax.tree.map(lambda leaf: leaf[None], {name})."
         )
     for what, inner in _inside(x):
-        if _works(lambda inner=inner: call(params, inner)):
+        if _works(call, params, inner):
             yield f"f can be evaluated with {name}{what}: pass that as {name}."
     for axis in _other_axes(whole):
         moved = jnp.moveaxis(whole, axis, 0)
-        if _works(lambda moved=moved: call(params, moved[:1])):
+        if _works(call, params, moved[:1]):
             yield (
                 f"f can be evaluated with examples on axis {axis} of {name}: pass "
                 f"jnp.moveaxis({name}, {axis}, 0)."
@@ -124,9 +124,10 @@ def _of_f(f: ApplyFn, model_state: PyTree, params: PyTree, x: PyTree) -> Iterato
         yield f"f is the class {f.__name__}: make a module of it, and a function of the module."
     elif _is_linen(f):
         yield f"f is the Flax module {type(f).__name__}: pass ntk_train.linen_fn(model) for it."
-    if getattr(f, "__name__", "") == "apply" and _is_linen(getattr(f, "__self__", None)):
+    owner = getattr(f, "__self__", None)
+    if getattr(f, "__name__", "") == "apply" and _is_linen(owner):
         yield (
-            f"f is the method apply of {type(f.__self__).__name__}, which takes variables: pass "
+            f"f is the method apply of {type(owner).__name__}, which takes variables: pass "
             "ntk_train.linen_fn(model) in its place."
         )
     if callable(getattr(f, "eval", None)) and callable(getattr(f, "train", None)):
@@ -185,10 +186,10 @@ _OF_FLAX = {
 """By the name of the error: the core does not import Flax."""
 
 
-def _works(call: Callable[[], PyTree]) -> bool:
+def _works(call: ApplyFn, *arguments: PyTree) -> bool:
     """Whether a call of f can be evaluated, and returns arrays."""
     try:
-        leaves = jax.tree.leaves(jax.eval_shape(call))
+        leaves = jax.tree.leaves(jax.eval_shape(lambda: call(*arguments)))
     except Exception:  # whatever f raises: it is another call that fails
         return False
     return bool(leaves)

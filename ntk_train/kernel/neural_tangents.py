@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ntk_train._arguments import check_function, described
 from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
@@ -80,12 +81,18 @@ def empirical_ntk_fn(
       `f(params, x2)`: traced ones are absent, diagonal ones stand once.
 
     Raises:
-      KernelInputError: an axis out of range, or both traced and diagonal, or sizes that differ.
+      KernelInputError: an axis out of range, or both traced and diagonal, or sizes that differ; no
+        such implementation, or f is no function.
 
     References:
       R. Novak et al., *Neural Tangents: Fast and Easy Infinite Neural Networks in Python*, ICLR
       2020; R. Novak et al., *Fast Finite Width Neural Tangent Kernel*, ICML 2022.
     """
+    check_function("f", f, "a function f(params, x, **kwargs) -> outputs")
+    if implementation not in tuple(NtkImplementation):
+        expected = ", ".join(f"{each.value} ({each.name})" for each in NtkImplementation)
+        msg = f"implementation={described(implementation)}; expected one of {expected}."
+        raise KernelInputError(msg)
     name = _NAMES[NtkImplementation(implementation)]
 
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:

@@ -112,7 +112,9 @@ class KernelProgram:
                 return _coupling(bound(f, model_state), params, probe)
 
             coupling = jax.jit(coupling_of).lower(arrays, probe)
-        outputs = jax.tree.leaves(jax.eval_shape(bound(f, model_state), params, probe))
+        outputs = jax.tree.leaves(
+            jax.eval_shape(lambda probe: bound(f, model_state)(params, probe), probe)
+        )
         self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
         self.eps = rounding_of(problem, kernel_info, outputs)
         # XLA compiles without Python's lock: training steps go on meanwhile.
