@@ -32,6 +32,10 @@ _OVERHEAD = (
     "longest", "kernel, ms", "measurements", "in all, %: median", "mean", "beyond the kernel, %",
     "± %",
 )  # fmt: skip
+_PEER_TESTS = (
+    "tests", "cases of each, at most", "peer: passed", "failed", "skipped", "ours: passed",
+    "failed", "skipped",
+)  # fmt: skip
 
 
 def page(folder: pathlib.Path = RESULTS) -> str:
@@ -45,6 +49,7 @@ def page(folder: pathlib.Path = RESULTS) -> str:
         *_memory(*load_table(folder / "benchmark_memory")),
         *_overhead(*load_table(folder / "benchmark_overhead")),
         *_agreement(*load_table(folder / "compare_neural_tangents")),
+        *_peer_tests(*load_table(folder / "peer_tests")),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -190,6 +195,36 @@ def _agreement(rows: Sequence[Row], origin: Mapping[str, Any]) -> list[str]:
         f"the largest relative difference is {largest:.1e}.",
         "How it was made:\n\n" + _line(origin),
     ]
+
+
+def _peer_tests(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    groups = dict.fromkeys((row["test"].rpartition("::")[0], row["cases"]) for row in rows)
+    lines = []
+    for group, cases in groups:
+        of_group = [r for r in rows if r["test"].startswith(f"{group}::") and r["cases"] == cases]
+        counts = [
+            str(sum(row[library] == outcome for row in of_group))
+            for library in ("peer", "ours")
+            for outcome in ("passed", "failed", "skipped")
+        ]
+        lines.append([group, cases, *counts])
+    return [
+        "## The tests of neural-tangents 0.6.5",
+        "Its test files, with its own implementation and with ours in its place; what is skipped "
+        "with both is what JAX cannot differentiate, or what the peer thinks too large for a CPU. "
+        "`rules_test.py` is about code of the peer that the drop-in has no counterpart of.",
+        _table(_PEER_TESTS, lines),
+        *_on_purpose(rows),
+        _made(rows, origins),
+    ]
+
+
+def _on_purpose(rows: Sequence[Row]) -> list[str]:
+    reasons = {row["test"]: row["on_purpose"] for row in rows if row["on_purpose"]}
+    listed = "\n".join(f"- `{test}` {reason}" for test, reason in reasons.items())
+    return [f"These the drop-in fails on purpose:\n\n{listed}"] if reasons else []
 
 
 def _made(rows: Iterable[Row], origins: Mapping[str, Any]) -> str:

@@ -12,14 +12,18 @@
 
 from ntk_train._version import __version__ as __version__
 from ntk_train.errors import ConventionError as ConventionError
+from ntk_train.errors import CoupledExamplesWarning as CoupledExamplesWarning
 from ntk_train.errors import DtypeError as DtypeError
 from ntk_train.errors import KernelInputError as KernelInputError
 from ntk_train.errors import NonFiniteKernelError as NonFiniteKernelError
 from ntk_train.errors import NTKError as NTKError
 from ntk_train.errors import UnfactoredError as UnfactoredError
 from ntk_train.errors import UnfactoredWarning as UnfactoredWarning
+from ntk_train.errors import WrongKernelError as WrongKernelError
+from ntk_train.kernel import Certificate as Certificate
 from ntk_train.kernel import Explanation as Explanation
 from ntk_train.kernel import NtkImplementation as NtkImplementation
+from ntk_train.kernel import certify as certify
 from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel import empirical_ntk_vp_fn as empirical_ntk_vp_fn
 from ntk_train.kernel import explain as explain

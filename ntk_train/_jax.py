@@ -12,6 +12,9 @@ Literal = core.Literal
 Var = core.Var
 Equation = core.JaxprEqn
 scan_p = primitives.scan_p
+cond_p = primitives.cond_p
+while_p = primitives.while_p
+linear_solve_p = primitives.linear_solve_p
 
 
 def shape_of(v: Any) -> jax.ShapeDtypeStruct:
@@ -55,6 +58,40 @@ _CALLS = {
 }
 
 
+def public_primitive(name: str) -> Any:
+    """The primitive that JAX publishes as `{name}_p`, or the name if it publishes none."""
+    for module in (jax.lax, jax.lax.linalg, primitives):
+        if hasattr(module, f"{name}_p"):
+            return getattr(module, f"{name}_p")
+    return name
+
+
+def body_of_call(equation: Equation) -> tuple[Any, list[Any]] | None:
+    """Jaxpr and constants of any call whose inputs and outputs are those of its body."""
+    if equation.primitive is linear_solve_p:
+        body = equation.params["jaxprs"].solve
+    elif equation.primitive in _BODIES or equation.primitive.name == "composite":
+        body = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    else:
+        return None
+    return getattr(body, "jaxpr", body), list(getattr(body, "consts", ()))
+
+
+def linear_solve_inputs(equation: Equation, values: Sequence[Any]) -> list[Any]:
+    """Of the inputs of a `custom_linear_solve`, those of its `solve`."""
+    lengths = equation.params["const_lengths"]
+    start = lengths.matvec + lengths.vecmat
+    return [*values[start : start + lengths.solve], *values[sum(lengths) :]]
+
+
+_BODIES = _CALLS | {
+    primitives.call_p,
+    primitives.closed_call_p,
+    primitives.custom_jvp_call_p,
+    primitives.custom_vjp_call_p,
+}
+
+
 def scan_body(equation: Equation) -> tuple[Any, list[Any], int, int]:
     """Of a scan: the body's jaxpr and constants, how many of its inputs are constant, and carried.
 
@@ -71,13 +108,20 @@ def scan_body(equation: Equation) -> tuple[Any, list[Any], int, int]:
 
 def has_forward_mode(equations: Sequence[Equation]) -> bool:
     """Whether a linearised program can be evaluated forwards: not if f has a `custom_vjp`."""
-    for equation in equations:
-        if equation.primitive is primitives.custom_lin_p:
-            return False
-        bodies = [getattr(value, "jaxpr", value) for value in equation.params.values()]
-        if not all(has_forward_mode(getattr(body, "eqns", ())) for body in bodies):
-            return False
-    return True
+    return not any(
+        equation.primitive is primitives.custom_lin_p
+        or any(not has_forward_mode(body.eqns) for body in inner_programs(equation))
+        for equation in equations
+    )
+
+
+def inner_programs(equation: Equation) -> list[Any]:
+    """The jaxprs that an equation has as parameters: a body, or the branches of a condition."""
+    values: list[Any] = []
+    for value in equation.params.values():
+        values += value if isinstance(value, (tuple, list)) else [value]
+    bodies = [getattr(value, "jaxpr", value) for value in values]
+    return [body for body in bodies if hasattr(body, "eqns")]
 
 
 def source_line(equation: Equation) -> str:

@@ -14,6 +14,7 @@ P        number of parameters; one entry of a flattened parameter is labelled w
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -61,6 +62,20 @@ class KernelLayout:
 
 
 @dataclasses.dataclass(frozen=True)
+class Coupling:
+    """Where the examples of a batch interact first.
+
+    Attributes:
+      primitive: name of the operation; empty if each output depends on one example alone, but the
+        examples are not on the axis where they should be.
+      line: file and line of the code, empty if that is not known.
+    """
+
+    primitive: str
+    line: str
+
+
+@dataclasses.dataclass(frozen=True)
 class KernelProblem:
     """One kernel to compute, in the form that every implementation takes.
 
@@ -77,6 +92,8 @@ class KernelProblem:
       batched: whether examples are independent.
       precision: of the products, see `ntk_train.ntk`.
       memory_budget: bytes, see `ntk_train.ntk`.
+      coupling: where examples interact although `batched` says that they do not; None if that is
+        not known to be so.
     """
 
     f1: Callable[[list[jax.Array], PyTree], jax.Array]
@@ -89,3 +106,9 @@ class KernelProblem:
     batched: bool
     precision: str | None
     memory_budget: float | int | None = None
+    coupling: Coupling | None = None
+
+    @functools.cached_property
+    def itemsize(self) -> int:
+        """Bytes of one number of the Jacobian."""
+        return max(leaf.dtype.itemsize for leaf in self.theta)

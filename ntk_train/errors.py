@@ -25,8 +25,16 @@ class UnfactoredWarning(UserWarning):
     """A large parameter is used in a way that no rule of `structured` factors: it is slower."""
 
 
+class CoupledExamplesWarning(UserWarning):
+    """Examples interact, and `batched=True` says that they do not: the kernel is another one."""
+
+
 class NonFiniteKernelError(NTKError, ArithmeticError):
     """The kernel has NaN or infinite entries, so that its spectrum does not exist."""
+
+
+class WrongKernelError(NTKError, ArithmeticError):
+    """A kernel is not that of the function: plain derivatives of it say otherwise."""
 
 
 class ConventionError(NTKError, ValueError):

@@ -1,5 +1,7 @@
 """The kernel in float64 from an explicit Jacobian of the whole batch. Imports nothing of ours."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,11 +20,11 @@ def jacobian(f, params, x, forward=True):
         theta = iter(theta)
         merged = [next(theta) if yes else leaf for leaf, yes in zip(leaves, is_theta)]
         outputs = jax.tree.leaves(f(treedef.unflatten(merged), x))
-        return jnp.concatenate([y.reshape(y.shape[0], -1) for y in outputs], axis=1)
+        return jnp.concatenate([_rows(y, 1) for y in outputs], axis=1)
 
     of_theta = jax.jit((jax.jacfwd if forward else jax.jacrev)(flat_f), compiler_options=QUICK)
     columns = of_theta(theta)
-    return np.concatenate([np.asarray(j).reshape(*j.shape[:2], -1) for j in columns], axis=2)
+    return np.concatenate([_rows(np.asarray(j), 2) for j in columns], axis=2)
 
 
 def contract(j1, j2):
@@ -34,6 +36,11 @@ def kernel(f, params, x1, x2=None, forward=True):
     """The full kernel [N, O, M, O]."""
     j1 = jacobian(f, params, x1, forward)
     return contract(j1, j1 if x2 is None else jacobian(f, params, x2, forward))
+
+
+def _rows(y, kept):
+    """All axes but the first ones as one, which may be empty."""
+    return y.reshape(*y.shape[:kept], math.prod(y.shape[kept:]))
 
 
 def _to_float64(x):

@@ -1,5 +1,7 @@
 """From a function and its parameters to the kernel: public functions and implementations."""
 
+from ntk_train.kernel.certificate import Certificate as Certificate
+from ntk_train.kernel.certificate import certify as certify
 from ntk_train.kernel.explain import Explanation as Explanation
 from ntk_train.kernel.explain import explain as explain
 from ntk_train.kernel.neural_tangents import NtkImplementation as NtkImplementation

@@ -18,6 +18,7 @@ from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarnin
 from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.machine import Cost
+from ntk_train.kernel.memory import is_bounded
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.plan import Plan, examples_of
@@ -147,7 +148,7 @@ def _operations(plan: Plan, side: int) -> int:
 
 def cheapest(plan: Plan) -> str:
     """Name of the implementation that takes the least time by the plan's count."""
-    if plan.tiles is not None:
+    if is_bounded(plan):
         return "structured"  # the others have no less in memory
     times = {name: cost.time(plan.machine) for name, cost in costs_of(plan).items()}
     least = min(times, key=times.__getitem__)

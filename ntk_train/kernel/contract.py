@@ -140,11 +140,19 @@ def _identity(plan: Plan, left: Factored, right: Factored) -> _Labelled:
     """X x^T at equal outputs: with Theta[n,o,m,p] = X[n,m] (o == p)."""
     problem, layout = plan.problem, plan.problem.layout
     x = _gram_of_inputs(problem, left, right)
-    outputs1, outputs2 = (v[1:] if problem.batched else v for v in (layout.left, layout.right))
-    shape = [plan.labels[label] for label in outputs1 + outputs2]
-    equal = jnp.eye(math.isqrt(math.prod(shape)), dtype=x.values.dtype).reshape(shape)
-    values = jnp.einsum(f"{x.labels},{outputs1}{outputs2}->{layout.out}", x.values, equal)
-    return _Labelled(layout.out, values)
+    first = 1 if problem.batched else 0
+    factors, labels = [x.values], [x.labels]
+    for o, p in zip(layout.left[first:], layout.right[first:], strict=True):
+        size = plan.labels[o]
+        if o != p:
+            factors.append(jnp.eye(size, dtype=x.values.dtype))
+            labels.append(o + p)
+        elif o in layout.out:
+            factors.append(jnp.ones(size, x.values.dtype))
+            labels.append(o)
+        else:  # a trace of the identity, which is not formed
+            factors[0] = size * factors[0]
+    return _Labelled(layout.out, jnp.einsum(f"{','.join(labels)}->{layout.out}", *factors))
 
 
 def _gram_of_inputs(problem: KernelProblem, left: Factored, right: Factored) -> _Labelled:

@@ -18,7 +18,7 @@ from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.kernel.auto import cheapest, costs_of
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.plan import PartPlan, Plan
-from ntk_train.kernel.problem import make_problem
+from ntk_train.kernel.problem import make_problem, warn_of_coupling
 from ntk_train.kernel.structured import prepare
 from ntk_train.kernel.whole import usual_promotion
 
@@ -126,7 +126,9 @@ def explain(
         params, x1, x2, model_state = jax.tree.unflatten(treedef, full)
         options = {"outputs": outputs, "batched": batched, "param_filter": param_filter}
         options |= {"memory_budget": memory_budget, "precision": None, "model_state": model_state}
-        found.append(_explain(make_problem(f, params, x1, x2, **options)))
+        problem = make_problem(f, params, x1, x2, **options)
+        warn_of_coupling(problem.coupling)
+        found.append(_explain(problem))
 
     with usual_promotion():
         jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])

@@ -5,6 +5,11 @@ Differences to `ntk_train.ntk`: the axes of the kernel are those of the outputs,
 that a learning rate tuned on one kernel is scaled by that number for the other; leaves of an output
 pytree have their kernels apart, without the terms between them.
 
+It passes the tests of neural-tangents (`experiments/peer_tests.py`), and differs from it on purpose
+in this: `params` with the running statistics of a Flax model is refused, as they would count as
+parameters; leaves of params that are not floating point are held constant; kernels are at least
+float32; and the private arguments `_j_rules`, `_s_rules` and `_fwd` do not exist.
+
 >>> import jax, jax.numpy as jnp, ntk_train
 >>> f = lambda params, x: jnp.tanh(x @ params)
 >>> params, x = jnp.ones((3, 2)), jnp.ones((4, 3))
@@ -22,11 +27,19 @@ import jax
 import jax.numpy as jnp
 
 from ntk_train._arguments import check_function, described
-from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, PyTree
+from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
-from ntk_train.kernel.problem import check_output, on_one_device, replicated, split_params
+from ntk_train.kernel.problem import (
+    check_output,
+    on_one_device,
+    replicated,
+    split_params,
+    traced_on_examples,
+    warn_of_coupling,
+)
 from ntk_train.kernel.whole import as_one_program
+from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 
 class NtkImplementation(enum.IntEnum):
@@ -70,11 +83,12 @@ def empirical_ntk_fn(
       vmap_axes: a triple `(x_axes, output_axes, kwargs_axes)`: along these, f treats examples
         independently; `kwargs_axes` is a dict for those keyword arguments that have such an axis.
         Anything else stands for `(vmap_axes, vmap_axes, {})`. None: the batch is taken as a whole.
+        A `CoupledExamplesWarning` says where examples interact all the same.
       implementation: see `NtkImplementation`.
 
     Returns:
       `ntk_fn(x1, x2, params, **kwargs)`, which is compiled anew in each call outside of `jax.jit`;
-      `x2=None` is the kernel of x1 with itself. Keyword
+      `x2=None`, or a tree of None, is the kernel of x1 with itself. Keyword
       arguments go to f; a pair is split, its first for x1 and its second for x2 (unless that is
       None), and a key `rng` is folded for x2 unless both inputs are equal. The kernel has the
       structure of the outputs and, for each, the axes of `f(params, x1)` zipped with those of
@@ -107,7 +121,7 @@ def empirical_ntk_fn(
     def ntk_of(x1: PyTree, x2: PyTree | None, params: PyTree, kwargs: dict[str, Any]) -> PyTree:
         kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
         params = replicated(params)
-        theta, paths, merge = split_params(params, None)
+        theta, paths, merge = split_params(params, None, has_filter=False)
         side1 = _Side(x1, kwargs1, vmap_axes)
         side2 = side1 if x2 is None else _Side(x2, kwargs2, vmap_axes)
 
@@ -118,8 +132,9 @@ def empirical_ntk_fn(
             def f_of(side: _Side) -> ApplyFn:
                 def f_leaf(theta: list[jax.Array], mapped: list[jax.Array]) -> jax.Array:
                     x, kwargs = side.restore(mapped)
-                    output = jax.tree.leaves(f(merge(theta), x, **kwargs))[leaf]
-                    return output if axis is None else jnp.squeeze(output, axis)
+                    # It may be a Python number, where it depends on nothing.
+                    output = jnp.asarray(jax.tree.leaves(f(merge(theta), x, **kwargs))[leaf])
+                    return output if axis is None else _without_axis(output, axis)
 
                 return f_leaf
 
@@ -140,6 +155,11 @@ def empirical_ntk_fn(
         outputs2 = outputs1
         if x2 is not None:
             outputs2 = jax.eval_shape(lambda p: f(p, x2, **kwargs2), params)
+        with_theta = lambda theta, x, kwargs: f(merge(theta), x, **kwargs)  # noqa: E731
+        found = [side1.coupling(with_theta, theta, outputs1)]
+        if x2 is not None:
+            found.append(side2.coupling(with_theta, theta, outputs2))
+        warn_of_coupling(next((coupling for coupling in found if coupling is not None), None))
         leaves1, treedef = jax.tree.flatten(outputs1)
         for leaf in leaves1:
             check_output(leaf)
@@ -160,7 +180,7 @@ def empirical_ntk_vp_fn(
     Args:
       f: a function `f(params, x, **kwargs)`.
       x1: N1 inputs.
-      x2: N2 inputs, or None for x1.
+      x2: N2 inputs, or None, or a tree of None, for x1.
       params: the parameters.
       **kwargs: passed to f, pairs and the key `rng` as in `empirical_ntk_fn`.
 
@@ -175,7 +195,7 @@ def empirical_ntk_vp_fn(
     """
     x2 = None if _absent(x2) else x2
     kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
-    theta, _, merge = split_params(params, None)
+    theta, _, merge = split_params(params, None, has_filter=False)
     _, pullback = jax.vjp(lambda p: f(merge(p), x1 if x2 is None else x2, **kwargs2), theta)
 
     def ntk_vp_fn(cotangents: PyTree) -> PyTree:
@@ -210,14 +230,35 @@ class _Side:
             if axis is not None
         ]
 
-    def restore(self, mapped: list[jax.Array]) -> tuple[PyTree, dict[str, Any]]:
-        """Inputs and keyword arguments with one example, its axis of size 1 back in place."""
+    def restore(
+        self, mapped: list[jax.Array], *, batch: bool = False
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """Inputs and keyword arguments with one example, its axis of size 1 back in place.
+
+        With `batch` each leaf has several examples on axis 0.
+        """
         examples = iter(mapped)
+        place = (lambda leaf, axis: jnp.moveaxis(leaf, 0, axis)) if batch else jnp.expand_dims
         leaves = [
-            leaf if axis is None else jnp.expand_dims(next(examples), axis)
+            leaf if axis is None else place(next(examples), axis)
             for leaf, axis in zip(self._leaves, self._axes, strict=True)
         ]
         return jax.tree.unflatten(self._treedef, leaves)
+
+    def coupling(
+        self, f: Callable[..., PyTree], theta: list[jax.Array], outputs: PyTree
+    ) -> Coupling | None:
+        """Where the examples of f(theta, x, kwargs) interact, if that is known."""
+        n = min([EXAMPLES, *(len(leaf) for leaf in self.mapped)])
+        if not self.mapped or n < 2:
+            return None
+
+        def on_batch(theta: list[jax.Array], mapped: list[jax.Array]) -> PyTree:
+            return f(theta, *self.restore(mapped, batch=True))
+
+        axes = self.output_axes(outputs)
+        closed = traced_on_examples(on_batch, theta, self.mapped, n)
+        return closed and find_coupling(closed, [0] * len(self.mapped), axes)
 
     def output_axes(self, outputs: PyTree) -> list[int | None]:
         """The axis of examples of each leaf of the outputs, None if the batch is one example."""
@@ -228,19 +269,35 @@ class _Side:
         return axes if self.mapped else [None] * len(axes)
 
 
+def _without_axis(output: jax.Array, axis: int) -> jax.Array:
+    """The outputs of one example without their axis of examples."""
+    if output.shape[axis] != 1:
+        msg = (
+            f"f returned {output.shape} for one example, whose axis {axis} is that of examples by "
+            "vmap_axes: it must have size 1. Where f takes the batch as a whole, pass None."
+        )
+        raise KernelInputError(msg)
+    return jnp.squeeze(output, axis)
+
+
 def _broadcast_axes(what: str, axes: Any, tree: PyTree) -> list[int | None]:
     """An axis, counted from the front, or None for each leaf of a tree, from a prefix of it."""
     try:
-        full = jax.tree.broadcast(axes, tree, is_leaf=lambda axis: axis is None)
+        full = jax.tree.broadcast(axes, tree, is_leaf=_is_none)
     except ValueError as error:
         msg = f"{what}={axes!r} does not fit the structure {jax.tree.structure(tree)}."
         raise KernelInputError(msg) from error
-    flat = jax.tree.leaves(full, is_leaf=lambda axis: axis is None)
-    leaves = jax.tree.leaves(tree)
+    # None is an axis in one tree and a subtree without leaves in the other, in the same places.
+    pairs = zip(*(jax.tree.leaves(each, is_leaf=_is_none) for each in (full, tree)), strict=True)
     return [
         None if axis is None else _canonical((axis,), jnp.ndim(leaf), what)[0]
-        for axis, leaf in zip(flat, leaves, strict=True)
+        for axis, leaf in pairs
+        if leaf is not None
     ]
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
 
 
 def _canonical(axes: int | tuple[int, ...], ndim: int, what: str) -> tuple[int, ...]:
@@ -300,7 +357,7 @@ def _layout(
 
 def _absent(x: PyTree) -> bool:
     """Whether x2 was left out; a tree of None counts as such."""
-    return all(leaf is None for leaf in jax.tree.leaves(x, is_leaf=lambda leaf: leaf is None))
+    return not jax.tree.leaves(x)
 
 
 def _split_kwargs(
@@ -312,8 +369,8 @@ def _split_kwargs(
     kwargs2 = {key: value[1] if key in pairs else value for key, value in kwargs.items()}
     if x2 is None:
         return kwargs1, kwargs1
-    if kwargs.get("rng") is not None:  # equal inputs get equal keys, and others do not
-        key1, key2 = kwargs1["rng"], kwargs2["rng"]
+    key1, key2 = kwargs1.get("rng"), kwargs2.get("rng")
+    if key1 is not None and key2 is not None:  # equal inputs get equal keys, and others do not
         other = jnp.where(jnp.all(key1 == key2), jax.random.fold_in(key2, 1), key2)
         kwargs2["rng"] = jnp.where(_equal(x1, x2), key1, other)
     return kwargs1, kwargs2

@@ -76,6 +76,11 @@ def _columns(problem: KernelProblem, layout: KernelLayout, x1: PyTree, x2: PyTre
     """
     theta = problem.theta
     y2, pullback = jax.vjp(lambda theta: problem.f2(theta, x2), theta)
+    if not y2.size:  # no column, of which the code below could not index one
+        y1 = jax.eval_shape(problem.f1, theta, x1)
+        sizes = dict(zip(layout.left, y1.shape, strict=True))
+        unshared = [sizes[label] for label in _unshared(layout)]
+        return jnp.zeros((*y2.shape, *unshared), jnp.promote_types(y1.dtype, jnp.float32))
 
     def column(index: jax.Array) -> jax.Array:
         one_hot = jnp.zeros(math.prod(y2.shape), y2.dtype).at[index].set(1)

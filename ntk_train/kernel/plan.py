@@ -1,6 +1,7 @@
 """The records of a plan: what is done with each parameter, and how much of it at once."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
@@ -9,6 +10,7 @@ from ntk_train._jax import Equation
 from ntk_train._types import KernelProblem
 from ntk_train.kernel.machine import Cost, Machine
 from ntk_train.program.linear import LinearProgram
+from ntk_train.program.liveness import Pass
 from ntk_train.program.sites import Site
 
 NumberedGroups: TypeAlias = Mapping[int, Sequence[int]]
@@ -73,6 +75,89 @@ class PartPlan:
     unfactored: Sequence[Equation] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What has to be in memory for the leaves of a plan, however much of it at once.
+
+    Attributes:
+      problem: what to compute.
+      machine: its caches and memory.
+      labels: sizes of the labels of the layout.
+      parts: what is done with each leaf.
+      passes: what a forward and a backward pass hold, on either side.
+    """
+
+    problem: KernelProblem
+    machine: Machine
+    labels: Mapping[str, int]
+    parts: Sequence[PartPlan]
+    passes: tuple[Pass, Pass]
+
+    @property
+    def examples(self) -> int:
+        """Of the side with more of them; 1 where they are coupled."""
+        if not self.problem.batched:
+            return 1
+        return max(self.labels[side[0]] for side in self._sides)
+
+    @property
+    def outputs(self) -> int:
+        """Rows of an example, or of all where they are coupled, on the side with more of them."""
+        first = 1 if self.problem.batched else 0
+        return max(self._size(side[first:]) for side in self._sides)
+
+    @property
+    def rows(self) -> int:
+        """On the side with more of them."""
+        return max(map(self._size, self._sides))
+
+    @property
+    def row_numbers(self) -> int:
+        """Numbers that are held for one row of all parts."""
+        return sum(map(_kept_numbers, self.parts))
+
+    @functools.cached_property
+    def kept(self) -> list[int]:
+        """Bytes that are held for the rows of each part."""
+        return [self.kept_of(part) for part in self.parts]
+
+    def kept_of(self, part: PartPlan) -> int:
+        """Bytes that are held for the rows of a part, of both sides where they differ."""
+        sides = self._sides if self.problem.x2 is not None else self._sides[:1]
+        return self.problem.itemsize * sum(map(self._size, sides)) * _kept_numbers(part)
+
+    @functools.cached_property
+    def forward(self) -> int:
+        """Bytes of the activations of one example, and of its patches for one layer."""
+        patches = max((part.sizes.of("rta") for part in self.parts if part.sizes), default=0)
+        return self.problem.itemsize * (patches + max(own.activations for own in self.passes))
+
+    @functools.cached_property
+    def passing(self) -> int:
+        """Bytes of the cotangents of one output as they go by."""
+        return self.problem.itemsize * max(own.cotangents for own in self.passes)
+
+    @functools.cached_property
+    def together(self) -> int:
+        """Bytes of the cotangents of one output where those of all layers are kept."""
+        layers = sum(part.sizes.of("rtb") for part in self.parts if part.sizes)
+        return max(self.passing, self.problem.itemsize * layers)
+
+    @property
+    def _sides(self) -> tuple[str, str]:
+        return self.problem.layout.left, self.problem.layout.right
+
+    def _size(self, labels: str) -> int:
+        return math.prod(self.labels[label] for label in labels)
+
+
+def _kept_numbers(part: PartPlan) -> int:
+    """Numbers that are held for one row of a part's Jacobian."""
+    if part.sizes is None or part.way == "identity":
+        return part.row_numbers
+    return part.sizes.of("rab" if part.way == "jacobian" else "rtb")
+
+
 class Blocks(NamedTuple):
     """How many are computed at once.
 
@@ -119,10 +204,12 @@ class Plan:
       problem: what to compute.
       machine: what it was planned for.
       groups: the leaves whose kernels are wanted apart.
-      programs: the linear programs of x1 and of x2, one and the same for x2 = None.
+      programs: the linear programs of x1 and of x2, one and the same where their examples have
+        the same shapes.
       sites: of both programs, also of leaves that are in no group here.
       labels: sizes of the labels of the layout.
       parts: one plan for each leaf, or for each of its parts.
+      passes: what a forward and a backward pass hold, on either side.
       bundles: indices of the parts whose Jacobians are formed, those side by side that are
         multiplied in one product; no bundle has leaves of two groups.
       stacks: indices of the parts whose factors are kept, those together that are contracted as
@@ -141,12 +228,18 @@ class Plan:
     sites: tuple[Sequence[Site], Sequence[Site]]
     labels: Mapping[str, int]
     parts: Sequence[PartPlan]
+    passes: tuple[Pass, Pass]
     bundles: Sequence[Sequence[int]]
     stacks: Sequence[Sequence[int]]
     blocks: Blocks
     cost: Cost
     inner: "Plan | None" = None
     tiles: Tiles | None = None
+
+    @property
+    def work(self) -> Work:
+        """What has to be in memory for the leaves of this level."""
+        return Work(self.problem, self.machine, self.labels, self.parts, self.passes)
 
     @property
     def all_parts(self) -> list[PartPlan]:

@@ -1,8 +1,7 @@
 """The plan of a kernel: pure arithmetic on static shapes."""
 
-import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,17 +11,16 @@ from ntk_train._types import KernelProblem
 from ntk_train.kernel.costs import is_small, is_stacked, num_rows, of_derivatives, of_push, ways
 from ntk_train.kernel.machine import Cost, Machine, this_machine
 from ntk_train.kernel.memory import blocks_of
-from ntk_train.kernel.plan import NumberedGroups, PartPlan, Plan, Sizes, examples_of
+from ntk_train.kernel.plan import NumberedGroups, PartPlan, Plan, Sizes, Work, examples_of
+from ntk_train.kernel.sides import Sides
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
-from ntk_train.program.unfactored import unfactored_uses
 
 
 def make_plan(
     problem: KernelProblem,
     groups: NumberedGroups,
-    programs: tuple[LinearProgram, LinearProgram],
-    sites: tuple[Sequence[Site], Sequence[Site]],
+    sides: Sides,
     inner: Plan | None = None,
 ) -> Plan:
     """Plans the leaves of some groups.
@@ -30,27 +28,21 @@ def make_plan(
     Args:
       problem: what to compute.
       groups: the leaves whose kernels are wanted apart.
-      programs: of both sides.
-      sites: of both sides.
+      sides: their programs and what is in them.
       inner: the plan of all other leaves.
 
     Returns:
       The plan.
     """
     machine = this_machine(problem.memory_budget)
-    labels = _label_sizes(problem, programs)
+    labels = _label_sizes(problem, sides.programs)
     parts = [
         part
         for i in sorted(leaf for leaves in groups.values() for leaf in leaves)
-        for part in _plans_of_leaf(problem, machine, labels, i, programs, sites)
+        for part in _plans_of_leaf(problem, machine, labels, i, sides)
     ]
-    factored = {part.leaf for part in parts if part.sites[0]}
-    uses = unfactored_uses(programs[0], factored)
-    parts = [
-        dataclasses.replace(part, unfactored=[use for leaf, use in uses if leaf == part.leaf])
-        for part in parts
-    ]
-    cost = of_derivatives(problem, labels, programs, sites)
+    by_group = _by_group(groups, parts)
+    cost = of_derivatives(problem, labels, sides.programs, sides.sites)
     costs = [cost, *(part.cost for part in parts)]
     if inner is not None:
         costs += [inner.cost, of_push(problem, labels, inner)]
@@ -59,14 +51,17 @@ def make_plan(
         problem=problem,
         machine=machine,
         groups=groups,
-        programs=programs,
-        sites=sites,
+        programs=sides.programs,
+        sites=sides.sites,
         labels=labels,
         parts=parts,
-        bundles=[bundle for leaves in groups.values() for bundle in _bundles(parts, leaves)],
-        stacks=[stack for leaves in groups.values() for stack in _stacks(parts, leaves)],
+        passes=sides.passes,
+        bundles=[bundle for own in by_group for bundle in _bundles(parts, own)],
+        stacks=[stack for own in by_group for stack in _stacks(parts, own)],
         blocks=blocks_of(
-            problem, machine, labels, parts, total.operations, is_cut=inner is not None
+            Work(problem, machine, labels, parts, sides.passes),
+            total.operations,
+            is_cut=inner is not None,
         ),
         cost=total,
         inner=inner,
@@ -78,22 +73,22 @@ def _plans_of_leaf(
     machine: Machine,
     labels: Mapping[str, int],
     leaf: int,
-    programs: tuple[LinearProgram, LinearProgram],
-    sites: tuple[Sequence[Site], Sequence[Site]],
+    sides: Sides,
 ) -> Iterator[PartPlan]:
-    path = problem.paths[leaf]
-    groups1, groups2 = (_parts_of(leaf, side) for side in sites)
+    path, programs = problem.paths[leaf], sides.programs
+    groups1, groups2 = (parts.get(leaf, ()) for parts in sides.parts)
     labels1, labels2 = ([group[0].theta_labels for group in own] for own in (groups1, groups2))
     if not groups1 or labels1 != labels2:
+        unfactored = sides.unfactored.get(leaf, ())
         size = problem.theta[leaf].size
         # A bias of the output, which reaches it in no other way: see `terms`.
         if all(program.tangents[leaf] in program.terms for program in programs):
             cost = Cost(0, 2 * num_rows(labels, problem.layout.out))
-            yield PartPlan(path, leaf, ((), ()), "identity", None, cost, 1, joined=False)
+            yield PartPlan(path, leaf, ((), ()), "identity", None, cost, 1, False, 1, unfactored)
             return
         cost = Cost(2 * math.prod(labels.values()) * size, 0)
         joined = is_small(problem, machine, labels, size)
-        yield PartPlan(path, leaf, ((), ()), "transposed", None, cost, size, joined)
+        yield PartPlan(path, leaf, ((), ()), "transposed", None, cost, size, joined, 1, unfactored)
         return
     for own1, own2 in zip(groups1, groups2, strict=True):
         t, s = (sum(site.t for site in own) for own in (own1, own2))
@@ -147,13 +142,6 @@ def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
     )
 
 
-def _parts_of(leaf: int, sites: Sequence[Site]) -> list[list[Site]]:
-    """The sites of a leaf, by its parts in order."""
-    own = [site for site in sites if site.view.leaf == leaf]
-    numbers = sorted({site.part for site in own})
-    return [[site for site in own if site.part == number] for number in numbers]
-
-
 def _label_sizes(
     problem: KernelProblem, programs: tuple[LinearProgram, LinearProgram]
 ) -> dict[str, int]:
@@ -172,25 +160,31 @@ def _label_sizes(
     return labels
 
 
-def _bundles(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[int]]:
-    """Parts of some leaves whose Jacobians are formed: the small ones together, each large alone.
+def _by_group(groups: NumberedGroups, parts: Sequence[PartPlan]) -> list[list[int]]:
+    """The parts of each group, in their order."""
+    group_of = {leaf: group for group, leaves in groups.items() for leaf in leaves}
+    own: dict[int, list[int]] = {group: [] for group in groups}
+    for i, part in enumerate(parts):
+        own[group_of[part.leaf]].append(i)
+    return list(own.values())
+
+
+def _bundles(parts: Sequence[PartPlan], own: Sequence[int]) -> list[list[int]]:
+    """Those of some parts whose Jacobians are formed: small ones together, each large alone.
 
     One product of many narrow Jacobians side by side reads and writes the kernel once.
     """
-    formed = [
-        i
-        for i, part in enumerate(parts)
-        if part.leaf in leaves and part.way in ("jacobian", "transposed")
-    ]
+    formed = [i for i in own if parts[i].way in ("jacobian", "transposed")]
     small = [i for i in formed if parts[i].joined]
     return [[i] for i in formed if not parts[i].joined] + ([small] if small else [])
 
 
-def _stacks(parts: Sequence[PartPlan], leaves: Collection[int]) -> list[list[int]]:
-    """Parts of some leaves whose factors are kept, small ones of equal sizes together."""
+def _stacks(parts: Sequence[PartPlan], own: Sequence[int]) -> list[list[int]]:
+    """Those of some parts whose factors are kept, small ones of equal sizes together."""
     stacks: dict[Any, list[int]] = {}
-    for i, part in enumerate(parts):
-        if part.leaf not in leaves or part.way in ("jacobian", "transposed"):
+    for i in own:
+        part = parts[i]
+        if part.way in ("jacobian", "transposed"):
             continue
         key: Any = i
         if part.way == "full_gram" and part.joined and part.sizes is not None:

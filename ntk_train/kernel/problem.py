@@ -7,6 +7,7 @@ such: an implementation knows full, trace and diagonal alone.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,9 +23,10 @@ from ntk_train._arguments import (
     yes_or_no,
 )
 from ntk_train._integers import places
-from ntk_train._types import ApplyFn, KernelLayout, KernelProblem, ParamFilter, PyTree
-from ntk_train.errors import DtypeError, KernelInputError
+from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, ParamFilter, PyTree
+from ntk_train.errors import CoupledExamplesWarning, DtypeError, KernelInputError
 from ntk_train.kernel.failed_call import bound, check_not_swapped, explained
+from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 _LAYOUTS = {
     "full": KernelLayout("no", "mp", "nomp"),
@@ -72,7 +74,8 @@ def make_problem(
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
         return _flatten_outputs(f(merge(theta), x))
 
-    shapes = [_check_side(name, flat_f, theta, x, batched) for name, x in inputs.items()]
+    sides = [_check_side(name, flat_f, theta, x, batched) for name, x in inputs.items()]
+    shapes = [(n, o) for n, o, _ in sides]
     if len(shapes) == 2 and mode in ("trace", "diagonal") and shapes[0][1] != shapes[1][1]:
         msg = (
             f"outputs={mode!r} needs as many outputs per example of x1 as of x2, "
@@ -110,6 +113,7 @@ def make_problem(
         batched=batched,
         precision=precision,
         memory_budget=memory_budget,
+        coupling=next((coupling for *_, coupling in sides if coupling is not None), None),
     )
 
 
@@ -142,12 +146,13 @@ def _check_inputs(name: str, x: PyTree, batched: bool) -> None:
 
 
 def split_params(
-    params: PyTree, param_filter: ParamFilter | None
+    params: PyTree, param_filter: ParamFilter | None, *, has_filter: bool = True
 ) -> tuple[list[jax.Array], list[str], Callable[[list[jax.Array]], PyTree]]:
     """Separates the leaves to differentiate from those to hold constant.
 
     Constant are the leaves that are no floating-point arrays (counters, random keys, functions in
-    an Equinox module) and those whose path the filter refuses.
+    an Equinox module) and those whose path the filter refuses. `has_filter` says whether the
+    caller's own arguments have a filter that an error can send the user to.
 
     Returns:
       The differentiated leaves, their paths, and a function from such leaves to the whole params.
@@ -162,8 +167,13 @@ def split_params(
         msg = (
             f"params holds the collections 'params' and {others}: these look like the variables of "
             "a Flax model, and the kernel would differentiate running statistics too. Pass "
-            "variables['params'], and the rest as model_state=; or say what to differentiate with "
+            "variables['params'], and "
+        )
+        msg += (
+            "the rest as model_state=; or say what to differentiate with "
             "param_filter=lambda path: path.startswith('params/')."
+            if has_filter
+            else "close f over the rest."
         )
         raise KernelInputError(msg)
     flat, treedef = jax.tree_util.tree_flatten_with_path(replicated(params))
@@ -296,11 +306,14 @@ def replicated(tree: PyTree) -> PyTree:
 
 def _check_side(
     name: str, flat_f: ApplyFn, theta: list[jax.Array], x: PyTree, batched: bool
-) -> tuple[int, int]:
-    """Returns N and O of one side, after a look at the shapes of what goes in and comes out."""
+) -> tuple[int, int, Coupling | None]:
+    """Returns N and O of one side, after a look at the shapes of what goes in and comes out.
+
+    With `batched` it says too where examples interact all the same, if that is known.
+    """
     if not batched:
         n, o = jax.eval_shape(flat_f, theta, x).shape
-        return n, o
+        return n, o, None
     leaves = jax.tree.leaves(x)
     sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
     if len(sizes) != 1 or () in sizes:
@@ -311,18 +324,66 @@ def _check_side(
         )
         raise KernelInputError(msg)
     ((n,),) = sizes
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype),
-        jax.eval_shape(lambda x: x, x),
-    )
-    rows, o = jax.eval_shape(flat_f, theta, one).shape
+    coupling = None
+    if n > 1:
+        o, coupling = _check_examples(flat_f, theta, x, min(n, EXAMPLES))
+        if o is not None and coupling is None:
+            return n, o, None
+    rows, o = jax.eval_shape(flat_f, theta, _some_examples(x, 1)).shape
     if rows != 1:
         msg = (
             f"f returned {rows} rows for one example of {name}: with batched=True its outputs "
             "must have the examples on axis 0. Reshape them, or say batched=False."
         )
         raise KernelInputError(msg)
-    return n, o
+    return n, o, coupling
+
+
+def _check_examples(
+    flat_f: ApplyFn, theta: list[jax.Array], x: PyTree, n: int
+) -> tuple[int | None, Coupling | None]:
+    """Returns O, and where examples interact, by the program of f on n examples.
+
+    O is None if f does not take n examples, or does not return as many rows.
+    """
+    closed = traced_on_examples(flat_f, theta, x, n)
+    if closed is None or closed.out_avals[0].shape[0] != n:
+        return None, None
+    return closed.out_avals[0].shape[1], find_coupling(closed, [0] * len(jax.tree.leaves(x)), [0])
+
+
+def traced_on_examples(f: ApplyFn, theta: list[jax.Array], x: PyTree, n: int) -> Any:
+    """The closed jaxpr of f on n of the examples on axis 0 of each leaf; None if it takes no n."""
+    try:
+        return jax.make_jaxpr(f)(theta, _some_examples(x, n))
+    except Exception:  # made for one example, or for all: what is wrong else, another trace says
+        return None
+
+
+def _some_examples(x: PyTree, n: int) -> PyTree:
+    """The shapes of n of the examples on axis 0 of each leaf."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((n, *leaf.shape[1:]), leaf.dtype),
+        jax.eval_shape(lambda x: x, x),
+    )
+
+
+def warn_of_coupling(coupling: Coupling | None) -> None:
+    """Warns that the kernel is not that of the batch, where examples interact."""
+    if coupling is None:
+        return
+    where = f" ({coupling.line})" if coupling.line else ""
+    what = (
+        f"examples interact in {coupling.primitive}{where}, as in BatchNorm in train mode"
+        if coupling.primitive
+        else "its outputs have the examples in another order, or on another axis, than its inputs"
+    )
+    msg = (
+        f"An output of f depends on other examples than its own: {what}. batched=True takes the "
+        "examples one by one, so this is not the kernel of the batch. Evaluate f in eval mode, or "
+        "say batched=False to take the batch as a whole."
+    )
+    warnings.warn(msg, CoupledExamplesWarning, 3)
 
 
 def parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:

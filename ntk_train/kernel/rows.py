@@ -57,24 +57,22 @@ def rows_of(plan: Plan, side: int, x: PyTree, start: Any = 0) -> Rows:
       x: the inputs.
       start: the first output, where `plan.blocks.traced` takes some at a time.
     """
-    return rows_for(plan, side, one_hot_of(plan, side, start), x)
+    return rows_for(plan, side, outputs_of(plan, side, start), x)
 
 
-def one_hot_of(plan: Plan, side: int, start: Any) -> jax.Array:
-    """The cotangents [rows of an example, *output] of which the rows are the derivatives."""
+def outputs_of(plan: Plan, side: int, start: Any) -> jax.Array:
+    """The places [rows of an example] of the outputs of which the rows are the derivatives."""
     out, labels = shape_of(plan.programs[side].out), _row_labels(plan, side)
-    one_hot = jnp.eye(out.size, dtype=out.dtype).reshape(out.size, *out.shape)
-    if plan.blocks.traced is None:
-        return one_hot
-    label = plan.blocks.traced[0]
-    some = one_hot.reshape(*out.shape, *out.shape)
-    some = lax.dynamic_slice_in_dim(some, start, plan.labels[label], labels.index(label))
-    return some.reshape(-1, *out.shape)
+    places = jnp.arange(out.size).reshape(out.shape)
+    if plan.blocks.traced is not None:
+        label = plan.blocks.traced[0]
+        places = lax.dynamic_slice_in_dim(places, start, plan.labels[label], labels.index(label))
+    return places.ravel()
 
 
-def rows_for(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
-    """The rows of all inputs of one side, see `rows_of` and `one_hot_of`."""
-    of_one = functools.partial(_rows_of_one, plan, side, one_hot)
+def rows_for(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
+    """The rows of all inputs of one side, see `rows_of` and `outputs_of`."""
+    of_one = functools.partial(_rows_of_one, plan, side, outputs)
     if not plan.problem.batched:
         return of_one(x)
     return _in_blocks(jax.vmap(of_one), x, plan.blocks.examples)
@@ -86,7 +84,7 @@ def _row_labels(plan: Plan, side: int) -> str:
     return labels[1:] if plan.problem.batched else labels
 
 
-def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
+def _rows_of_one(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
     """The rows of one example, or of all where they are coupled."""
     problem, parts, program = plan.problem, plan.parts, plan.programs[side]
     # All leaves are cut or differentiated, also those of no group, of whose derivatives the
@@ -94,7 +92,7 @@ def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
     as_they_are = {part.leaf for part in parts if not part.sites[side]}
     sites = [site for site in plan.sites[side] if site.view.leaf not in as_they_are]
     number = {id(site): i for i, site in enumerate(sites)}
-    h = len(problem.theta)
+    h, out = len(problem.theta), shape_of(program.out)
     cut = {site.view.leaf for site in sites}
     whole = [leaf for leaf in range(h) if leaf not in cut] + ([h] if plan.inner else [])
     shape = [plan.labels[label] for label in _row_labels(plan, side)]
@@ -109,8 +107,11 @@ def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
         return _joined([factor_x(i, data[i]) for i in uses_of(part)])
 
     def of_outputs(
-        one_hot: jax.Array,
+        places: jax.Array,
     ) -> tuple[list[list[jax.Array]], list[jax.Array], jax.Array | None]:
+        # Made here, for some outputs at a time: all of them would be O x O numbers.
+        one_hot = jnp.arange(out.size) == places[:, None]
+        one_hot = one_hot.astype(out.dtype).reshape(len(places), *out.shape)
         gs, others = jax.vmap(backward)(one_hot)
 
         def jacobian(part: PartPlan) -> jax.Array:
@@ -131,12 +132,12 @@ def _rows_of_one(plan: Plan, side: int, one_hot: jax.Array, x: PyTree) -> Rows:
         kept = [
             _stacked([_joined([gs[i] for i in uses_of(parts[k])]) for k in stack])
             if parts[stack[0]].way != "identity"
-            else jnp.empty((len(one_hot), 0))
+            else jnp.empty((len(places), 0))
             for stack in plan.stacks
         ]
         return bundles, kept, _flat(others[h]) if plan.inner else None
 
-    rows = _in_blocks(of_outputs, one_hot, plan.blocks.outputs)
+    rows = _in_blocks(of_outputs, outputs, plan.blocks.outputs)
     bundles, gs, of_h = jax.tree.map(lambda row: row.reshape(*shape, *row.shape[1:]), rows)
     factored = [
         Factored(_stacked([x_of(parts[k]) for k in stack]), g)

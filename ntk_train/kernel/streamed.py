@@ -15,7 +15,7 @@ import jax
 from ntk_train._jax import Equation, Literal, Var, after
 from ntk_train._types import PyTree
 from ntk_train.kernel.plan import Plan
-from ntk_train.kernel.rows import Rows, one_hot_of, rows_for
+from ntk_train.kernel.rows import Rows, outputs_of, rows_for
 from ntk_train.program.evaluate import values_of
 
 
@@ -91,10 +91,10 @@ class _Side:
     """The rows of one side, each computed when it is asked for."""
 
     def __init__(self, plan: Plan, side: int, x: PyTree, start: Any) -> None:
-        one_hot, rows = one_hot_of(plan, side, start), functools.partial(rows_for, plan, side)
-        closed, shapes = jax.make_jaxpr(rows, return_shape=True)(one_hot, x)
+        outputs, rows = outputs_of(plan, side, start), functools.partial(rows_for, plan, side)
+        closed, shapes = jax.make_jaxpr(rows, return_shape=True)(outputs, x)
         jaxpr = closed.jaxpr
-        values = [*closed.consts, one_hot, *jax.tree.leaves(x)]
+        values = [*closed.consts, outputs, *jax.tree.leaves(x)]
         self._env = dict(zip([*jaxpr.constvars, *jaxpr.invars], values, strict=True))
         self._equations: list[Equation] = jaxpr.eqns
         self._maker = {v: i for i, equation in enumerate(jaxpr.eqns) for v in equation.outvars}

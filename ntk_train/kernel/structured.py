@@ -9,34 +9,30 @@ S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML 2022, section 
 
 import dataclasses
 import string
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
 from ntk_train._jax import shape_of
-from ntk_train._types import ApplyFn, Groups, KernelLayout, KernelProblem, PyTree
+from ntk_train._types import Groups, KernelLayout, KernelProblem, PyTree
 from ntk_train.kernel.blocks import kernels_of
 from ntk_train.kernel.memory import bytes_needed
 from ntk_train.kernel.plan import NumberedGroups, Plan, Tiles, examples_of
 from ntk_train.kernel.planning import make_plan
-from ntk_train.program.linear import LinearProgram, linear_program
+from ntk_train.kernel.sides import Sides
+from ntk_train.program.linear import linear_program
 from ntk_train.program.separator import Halves, cut_at, separators
-from ntk_train.program.sites import Site, find_sites
-from ntk_train.rules import factors_of
 
 
 def prepare(problem: KernelProblem, groups: Groups) -> Plan:
     """Traces both sides, and plans the kernel, cut at a bottleneck where that takes less time."""
-    program1 = program2 = _trace(problem, problem.f1, problem.x1)
-    if problem.x2 is not None:
-        program2 = _trace(problem, problem.f2, problem.x2)
-    programs = program1, program2
-    sites = _sites(programs)
-    numbered = dict(enumerate(groups))
+    sides = _trace_both(problem)
+    numbered, cuts = dict(enumerate(groups)), _cuts(problem, sides)
 
     def plan_of(problem: KernelProblem) -> Plan:
-        whole = make_plan(problem, numbered, programs, sites)
-        plans = [whole, *_cut_plans(problem, numbered, programs)]
+        plans = [make_plan(problem, numbered, sides)]
+        plans += [_cut_plan(problem, numbered, cut) for cut in cuts]
         return min(plans, key=lambda plan: plan.cost.time(plan.machine))
 
     plan = plan_of(problem)
@@ -45,24 +41,24 @@ def prepare(problem: KernelProblem, groups: Groups) -> Plan:
 
 def _tiles(plan: Plan, plan_of: Callable[[KernelProblem], Plan]) -> Tiles | None:
     """Half as many examples at a time, again and again, until their rows fit in memory."""
-    problem, tiles = plan.problem, None
+    problem = plan.problem
     n, m = examples_of(problem)
     if n == m or not {n, m} <= set(problem.layout.out) or not all(plan.labels.values()):
         return None
     most = size = max(plan.labels[n], plan.labels[m])
-    needed = bytes_needed(plan)
-    while needed > plan.machine.memory and size > 1:
+    other = plan
+    while bytes_needed(other) > plan.machine.memory and size > 1:
         blocks = 2 * -(-most // size)
         size = -(-most // blocks)
         x1 = _examples(problem.x1, size)
         x2 = x1 if problem.x2 is None else _examples(problem.x2, size)
         other = plan_of(dataclasses.replace(problem, x1=x1, x2=x2))
-        own = None
-        if problem.x2 is None:
-            own = plan_of(dataclasses.replace(problem, x1=x1))
-        tiles = Tiles(size, own, other)
-        needed = bytes_needed(other)
-    return tiles
+    if other is plan:
+        return None
+    own = None
+    if problem.x2 is None:
+        own = plan_of(dataclasses.replace(problem, x1=_examples(problem.x1, size)))
+    return Tiles(size, own, other)
 
 
 def _examples(x: PyTree, size: int) -> PyTree:
@@ -75,54 +71,76 @@ def structured(plan: Plan) -> list[jax.Array]:
     return kernels_of(plan, plan.problem.x1, plan.problem.x2)
 
 
-def _trace(problem: KernelProblem, f: ApplyFn, x: PyTree) -> LinearProgram:
-    """The linear program of one side, of one example of it where they are independent."""
+def _trace_both(problem: KernelProblem) -> Sides:
+    """The linear programs of both sides, of one example where they are independent."""
+    x2 = problem.x1 if problem.x2 is None else problem.x2
+    shapes1, shapes2 = (_traced_shapes(problem, x) for x in (problem.x1, x2))
+    first = second = linear_program(problem.f1, problem.theta, shapes1)
+    if problem.f2 is not problem.f1 or shapes1 != shapes2:
+        second = linear_program(problem.f2, problem.theta, shapes2)
+    return Sides((first, second))
+
+
+def _traced_shapes(problem: KernelProblem, x: PyTree) -> PyTree:
+    """Shapes of the inputs of one side, of one example where they are independent."""
     shapes = jax.eval_shape(lambda x: x, x)
     if problem.batched:
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes)
-    return linear_program(f, problem.theta, shapes)
+    return shapes
 
 
-def _sites(
-    programs: tuple[LinearProgram, LinearProgram],
-) -> tuple[Sequence[Site], Sequence[Site]]:
-    first = find_sites(programs[0], factors_of)
-    return first, first if programs[1] is programs[0] else find_sites(programs[1], factors_of)
+class _Cut(NamedTuple):
+    """Both sides cut at one variable h.
+
+    Attributes:
+      leaves: the parameters before h.
+      inner: the programs from these to h.
+      outer: the programs from h and the other parameters to the outputs.
+    """
+
+    leaves: frozenset[int]
+    inner: Sides
+    outer: Sides
 
 
-def _cut_plans(
-    problem: KernelProblem, groups: NumberedGroups, programs: tuple[LinearProgram, LinearProgram]
-) -> Iterator[Plan]:
-    """Plans that push the kernel of a variable h through J_h = df/dh.
+def _cuts(problem: KernelProblem, sides: Sides) -> list[_Cut]:
+    """Where the kernel of a variable h may be pushed through J_h = df/dh.
 
         Theta = J_h Theta_h J_h^T + (the part of the leaves that enter after h)
 
     Only for full kernels of independent examples: the others need no more than one row for each
     example and output, and Theta_h has them all.
     """
+    if not problem.batched or problem.layout.shared:
+        return []
+    first, second = sides.programs
+    cuts = []
+    for halves1 in separators(first):
+        halves2: Halves | None = halves1
+        if second is not first:
+            halves2 = cut_at(second, halves1.equation)
+        if halves2 is None or halves2.leaves != halves1.leaves or _size(halves1) != _size(halves2):
+            continue
+        inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
+        cuts.append(_Cut(halves1.leaves, Sides(inner), Sides(outer)))
+    return cuts
+
+
+def _cut_plan(problem: KernelProblem, groups: NumberedGroups, cut: _Cut) -> Plan:
+    """The plan of a kernel that is pushed through."""
     layout = problem.layout
-    if not problem.batched or layout.shared:
-        return
     n, m = layout.left[0], layout.right[0]
     used = layout.left + layout.right
     h, i = [letter for letter in string.ascii_uppercase if letter not in used][:2]
     inner_problem = dataclasses.replace(problem, layout=KernelLayout(n + h, m + i, n + h + m + i))
-    for halves1 in separators(programs[0]):
-        halves2: Halves | None = halves1
-        if programs[1] is not programs[0]:
-            halves2 = cut_at(programs[1], halves1.equation)
-        if halves2 is None or halves2.leaves != halves1.leaves or _size(halves1) != _size(halves2):
-            continue
-        inside, outside = (
-            {
-                group: [leaf for leaf in leaves if (leaf in halves1.leaves) == yes]
-                for group, leaves in groups.items()
-            }
-            for yes in (True, False)
-        )
-        inner, outer = (halves1.inner, halves2.inner), (halves1.outer, halves2.outer)
-        plan = make_plan(inner_problem, inside, inner, _sites(inner))
-        yield make_plan(problem, outside, outer, _sites(outer), plan)
+    inside, outside = (
+        {
+            group: [leaf for leaf in leaves if (leaf in cut.leaves) == yes]
+            for group, leaves in groups.items()
+        }
+        for yes in (True, False)
+    )
+    return make_plan(problem, outside, cut.outer, make_plan(inner_problem, inside, cut.inner))
 
 
 def _size(halves: Halves) -> int:

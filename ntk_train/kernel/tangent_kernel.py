@@ -12,19 +12,20 @@
 (4, 4)
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array
 
-from ntk_train._arguments import check_type, yes_or_no
+from ntk_train._arguments import yes_or_no
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
-from ntk_train.kernel.problem import make_problem, on_one_device
+from ntk_train.kernel.checked import checked
+from ntk_train.kernel.failed_call import bound
+from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
 from ntk_train.kernel.whole import as_one_program, usual_promotion
 
 
@@ -43,6 +44,7 @@ def ntk(
     memory_budget: float | int | None = None,
     strict: bool = False,
     model_state: PyTree = None,
+    check: bool = False,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
@@ -72,7 +74,7 @@ def ntk(
         one that takes the fewest operations.
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
-        train mode.
+        train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
       precision: of the matrix products, inside of f too where f leaves it open: any name that
         `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
         the kernel itself at "highest", as does the default.
@@ -91,6 +93,9 @@ def ntk(
         right in any case.
       model_state: what f needs beside params, held constant, as running statistics
         (`{"batch_stats": variables["batch_stats"]}` for `ntk_train.linen_fn(model)`).
+      check: True compares the kernel with plain derivatives of f, which takes a few backward passes
+        of f over all examples, and raises where it is wrong; not under `jax.jit`. See
+        `ntk_train.certify`.
 
     Returns:
       The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
@@ -100,6 +105,7 @@ def ntk(
       KernelInputError: shapes, structure or values of an argument do not fit; the text says which.
       UnfactoredError: with `strict`, where a parameter cannot be factored.
       DtypeError: complex parameters or outputs, or outputs that are not floating point.
+      WrongKernelError: with `check`, where the kernel is not that of f.
 
     References:
       R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*,
@@ -107,7 +113,13 @@ def ntk(
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
 
-    def kernel(params: PyTree, x1: PyTree, x2: PyTree | None, model_state: PyTree) -> Any:
+    def kernel(
+        params: PyTree,
+        x1: PyTree,
+        x2: PyTree | None,
+        per_layer: bool | Callable[[str], str] = per_layer,
+        model_state: PyTree = model_state,
+    ) -> Any:
         resolved, names = resolve(
             f,
             params,
@@ -123,17 +135,29 @@ def ntk(
             strict=strict,
             model_state=model_state,
         )
+        warn_of_coupling(resolved.problem.coupling)
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 
+    yes_or_no("check", check)
     with precision_of_products(precision):
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
-        return as_one_program(kernel, params, x1, x2, model_state)
-
-
-def _layer_of(path: str) -> str:
-    """What a path names before its last part: "Conv_0" of "Conv_0/kernel"."""
-    return path.rpartition("/")[0] or path
+        if not check:
+            return as_one_program(
+                lambda params, x1, x2, state: kernel(params, x1, x2, model_state=state),
+                *(params, x1, x2, model_state),
+            )
+    return checked(
+        kernel,
+        bound(f, model_state),
+        params,
+        x1,
+        x2,
+        outputs=outputs,
+        precision=precision,
+        param_filter=param_filter,
+        per_layer=per_layer,
+    )
 
 
 def resolve(
@@ -149,39 +173,8 @@ def resolve(
 ) -> tuple[Resolved, list[str]]:
     """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
     yes_or_no("strict", strict)
-    if not callable(per_layer):
-        yes_or_no(
-            "per_layer", per_layer, "True, False, or a function from a path to a group's name"
-        )
     with usual_promotion():
         problem = make_problem(f, params, x1, x2, **options)
-    groups: dict[str, list[int]] = {}
-    for i, path in enumerate(problem.paths):
-        group_of = _layer_of if per_layer is True else per_layer
-        group = group_of(path) if group_of else ""
-        check_type("per_layer(path)", group, str, "the name of a group, a string")
-        groups.setdefault(group, []).append(i)
-    with usual_promotion():
+        groups = groups_of(problem.paths, per_layer)
         resolved = choose(problem, list(groups.values()), implementation, strict=strict)
     return resolved, list(groups)
-
-
-@contextlib.contextmanager
-def precision_of_products(precision: str | None) -> Iterator[None]:
-    """Sets the precision of products that leave it open, None for as it is."""
-    if precision is None:
-        yield
-        return
-    try:
-        context = jax.default_matmul_precision(precision)
-        context.__enter__()
-    except (TypeError, ValueError) as error:
-        msg = (
-            f"precision={precision!r} is no name that jax.default_matmul_precision takes: "
-            "'default', 'high', 'highest', 'tensorfloat32', 'BF16_BF16_F32_X3', ..."
-        )
-        raise KernelInputError(msg) from error
-    try:
-        yield
-    finally:
-        context.__exit__(None, None, None)

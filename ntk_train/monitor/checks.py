@@ -9,8 +9,8 @@ import numpy as np
 from ntk_train._types import PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import check_implementation
+from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import on_one_device, parse_outputs
-from ntk_train.kernel.tangent_kernel import precision_of_products
 
 
 def check_options(

@@ -23,9 +23,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, PyTree
-from ntk_train.kernel import ntk
+from ntk_train.kernel.auto import Resolved
 from ntk_train.kernel.failed_call import bound
+from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.tangent_kernel import resolve
+from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.convention import convention_of, rounding_of
 
 
@@ -38,8 +40,8 @@ class FetchedKernel:
       layers: its parts by layer, which add up to it; None where they were not asked for.
       logits: [N, O], the outputs at the same parameters; None where they were not asked for.
       coupling: by how much an output changes, relative to the largest, when its example is alone;
-        None where examples are said to be coupled, where all outputs are zero, and once it has
-        been found.
+        None where examples are said or known to be coupled, where all outputs are zero, and once
+        it has been found.
       seconds: from when the parameters were there until the kernel was on the host.
     """
 
@@ -87,31 +89,33 @@ class KernelProgram:
         self._probe = probe
         self._unflatten = lambda arrays: _joined(arrays, static, treedef)
 
-        params, model_state = self._unflatten(arrays)
-        resolved, _ = resolve(f, params, probe, model_state=model_state, **options)
-        problem, name = resolved.problem, resolved.implementation
+        plans: list[Resolved] = []  # made once, while the kernel is traced
 
         def kernel(arrays: list[jax.Array], probe: PyTree) -> dict[str, Any]:
             params, model_state = self._unflatten(arrays)
             found: dict[str, Any] = {}
             if with_logits:
                 found["logits"] = _flat(bound(f, model_state)(params, probe))
-            chosen = {**options, "implementation": name, "model_state": model_state}
-            parts = ntk(f, params, probe, **chosen)
+            with precision_of_products(options["precision"]), usual_promotion():
+                resolved, layers = resolve(f, params, probe, model_state=model_state, **options)
+                parts = resolved.kernels()
+            plans.append(resolved)
             if not options.get("per_layer"):
-                return found | {"kernel": parts}
-            return found | {"kernel": sum(parts.values()), "layers": parts}
+                return found | {"kernel": parts[0]}
+            return found | {"kernel": sum(parts), "layers": dict(zip(layers, parts, strict=True))}
 
         lowered = jax.jit(kernel).lower(arrays, probe)
-        kernel_info = lowered.out_info["kernel"]
+        resolved, kernel_info = plans.pop(), lowered.out_info["kernel"]
+        problem, name = resolved.problem, resolved.implementation
         coupling = None
-        if options["batched"]:
+        if options["batched"] and problem.coupling is None:  # else `ntk` warns of it
 
             def coupling_of(arrays: list[jax.Array], probe: PyTree) -> tuple[jax.Array, jax.Array]:
                 params, model_state = self._unflatten(arrays)
                 return _coupling(bound(f, model_state), params, probe)
 
             coupling = jax.jit(coupling_of).lower(arrays, probe)
+        params, model_state = self._unflatten(arrays)
         outputs = jax.tree.leaves(
             jax.eval_shape(lambda probe: bound(f, model_state)(params, probe), probe)
         )

@@ -97,17 +97,17 @@ class LinearProgram(Block):
     num_theta: int
     num_x: int
 
-    @property
+    @functools.cached_property
     def theta(self) -> Sequence[Var]:
         """Variables of the parameters' leaves."""
         return self.inputs[: self.num_theta]
 
-    @property
+    @functools.cached_property
     def x(self) -> Sequence[Var]:
         """Variables of the leaves of one input."""
         return self.inputs[self.num_theta : self.num_theta + self.num_x]
 
-    @property
+    @functools.cached_property
     def tangents(self) -> Sequence[Var]:
         """Variables of dtheta, one for each leaf of theta."""
         return self.inputs[self.num_theta + self.num_x :]

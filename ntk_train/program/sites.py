@@ -102,7 +102,9 @@ def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any
       The sites in the order of their equations, each with its part.
     """
     search = _Search(factors_of, [shape_of(v).dtype for v in program.tangents])
-    views = {var: View(leaf, var) for leaf, var in enumerate(program.tangents)}
+    # The variable of a cut is a tangent too, but no parameter: its derivative is wanted as it is.
+    of_leaves = program.tangents[: program.num_theta]
+    views = {var: View(leaf, var) for leaf, var in enumerate(of_leaves)}
     search.block(program, views, set(program.x))
     parts: list[list[Site]] = []
     for leaf, sites in itertools.groupby(

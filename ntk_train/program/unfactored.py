@@ -6,7 +6,7 @@ Jacobian of the leaf has few numbers. Where it contracts, as a product or a conv
 factored Jacobian could have had fewer; these uses are listed here.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 from ntk_train._jax import Equation, Literal, Var
 from ntk_train.program.linear import Block, LinearProgram
@@ -30,13 +30,11 @@ _ENTRYWISE = {  # by name: not all are public
 }
 
 
-def unfactored_uses(
-    program: LinearProgram, factored: Collection[int]
-) -> list[tuple[int, Equation]]:
-    """Leaves and the equations that contract them without a rule, but for leaves that are cut."""
-    derived = {v: frozenset({leaf}) for leaf, v in enumerate(program.tangents)}
-    uses = _uses(program, derived, set(program.x))
-    return [(leaf, equation) for leaf, equation in uses if leaf not in factored]
+def unfactored_uses(program: LinearProgram) -> Iterator[tuple[int, Equation]]:
+    """Leaves and the equations that contract them; those that are cut have a rule there."""
+    of_leaves = program.tangents[: program.num_theta]
+    derived = {v: frozenset({leaf}) for leaf, v in enumerate(of_leaves)}
+    return _uses(program, derived, set(program.x))
 
 
 def _uses(

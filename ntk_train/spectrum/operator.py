@@ -27,8 +27,14 @@ from ntk_train._arguments import described, numeric_array, whole_number
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import DtypeError, KernelInputError
 from ntk_train.kernel.narrow import widened
-from ntk_train.kernel.problem import check_options, make_problem, on_one_device, replicated
-from ntk_train.kernel.tangent_kernel import precision_of_products
+from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import (
+    check_options,
+    make_problem,
+    on_one_device,
+    replicated,
+    warn_of_coupling,
+)
 from ntk_train.kernel.whole import usual_promotion
 
 
@@ -235,7 +241,9 @@ def _product(operator: KernelOperator, v: Array, x: PyTree | None) -> Array:
     """Theta(x, x_operator) v, compiled; None for the operator's own x."""
     left = operator if x is None else dataclasses.replace(operator, x=x)
     with usual_promotion():
-        return left._push(operator._pull(v), left._problem().x1)
+        problems = [side._problem() for side in ([operator] if x is None else [operator, left])]
+        warn_of_coupling(next((p.coupling for p in problems if p.coupling is not None), None))
+        return left._push(operator._pull(v), problems[-1].x1)
 
 
 def _as_vector(v: Any) -> jax.Array:

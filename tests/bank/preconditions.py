@@ -97,6 +97,11 @@ def output_is_a_layer_repeated(dtype, normal):
 
 
 @case()
+def output_is_one_layer_at_each_position(dtype, normal):
+    return (lambda w, x: (x.reshape(-1, 2, 3) @ w).reshape(len(x), -1)), normal(3, 4), (6,)
+
+
+@case()
 def output_is_a_scan_of_its_last_layer(dtype, normal):
     def f(w, x):
         step = lambda h, _: (h + jnp.tanh(h), None)
@@ -110,11 +115,12 @@ def output_is_a_scan_of_its_last_layer(dtype, normal):
 
 @case()
 def bottleneck_of_complex_numbers(dtype, normal):
-    params = normal(5, 2), normal(5, 2), normal(2, 9)
+    params = normal(5, 32), normal(32, 1), normal(32, 1), normal(1, 24)
 
     def f(params, x):
-        h = jnp.log(jnp.cosh(jax.lax.complex(x @ params[0], x @ params[1])))
-        return jnp.real(h) @ params[2] + jnp.imag(h) @ params[2][:, ::-1]
+        h = jnp.tanh(x @ params[0])
+        h = jnp.log(jnp.cosh(jax.lax.complex(h @ params[1], h @ params[2])))
+        return jnp.real(h) @ params[3] + jnp.imag(h) @ params[3][:, ::-1]
 
     return f, params, (5,)
 
@@ -130,8 +136,13 @@ def log_cosh_of_complex_numbers_as_outputs(dtype, normal):
 
 @case()
 def inverse_fourier_transform_of_a_few_coefficients(dtype, normal):
-    params = normal(5, 4), normal(5, 4)
-    return (lambda p, x: jnp.fft.irfft(jax.lax.complex(x @ p[0], x @ p[1]), 12)), params, (5,)
+    params = normal(5, 32), normal(32, 4), normal(32, 4)
+
+    def f(params, x):
+        h = jnp.tanh(x @ params[0])
+        return jnp.fft.irfft(jax.lax.complex(h @ params[1], h @ params[2]), 24)
+
+    return f, params, (5,)
 
 
 @case()
@@ -155,31 +166,54 @@ def complex_product_with_a_real_weight(dtype, normal):
 
 @case()
 def bottleneck_between_outputs_of_several_axes(dtype, normal):
-    params = normal(5, 6), normal(6, 3), normal(3, 6), normal(6, 12)
+    params = normal(12, 20), normal(20, 3), normal(3, 20), normal(20, 12)
 
     def f(params, x):
         h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1])
         return (jnp.tanh(h @ params[2]) @ params[3]).reshape(-1, 3, 4)
 
-    return f, params, (5,)
+    return f, params, (12,)
 
 
 @case()
 def bottleneck_whose_weights_are_used_after_it_too(dtype, normal):
-    params = normal(4, 2), normal(2, 4)
+    params = normal(12, 2), normal(2, 24)
 
     def f(params, x):
-        h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1]) @ params[0]
-        return jnp.tanh(h @ params[1]) @ jnp.ones((4, 7), dtype)
+        h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1])
+        return jnp.tanh(h[:, :2] @ params[1])
 
-    return f, params, (4,)
+    return f, params, (12,)
 
 
 @case()
 def bottleneck_that_a_residual_passes_by(dtype, normal):
-    params = normal(5, 2), normal(2, 8), normal(5, 8)
+    params = normal(12, 2), normal(2, 24), normal(12, 24)
     f = lambda p, x: jnp.tanh(jnp.tanh(x @ p[0]) @ p[1] + jnp.tanh(x @ p[2]))
-    return f, params, (5,)
+    return f, params, (12,)
+
+
+@case()
+def bottleneck_that_meets_data(dtype, normal):
+    params = normal(6, 32), normal(32, 3)
+
+    def f(params, x):
+        h = jnp.tanh(x @ params[0]) @ params[1]
+        return jnp.einsum(
+            "na,nab->nb",
+            h,
+            jnp.sin(jnp.einsum("n,b->nb", x[:, 0], jnp.arange(3 * 8.0)).reshape(-1, 3, 8)).astype(
+                dtype
+            ),
+        )
+
+    return f, params, (6,)
+
+
+@case()
+def bottleneck_of_parameters_alone(dtype, normal):
+    one = lambda table, x: jnp.take(table.T, jnp.argmax(x, -1), axis=1).sum((0, 2))
+    return jax.vmap(one, (None, 0)), normal(3, 1), (5, 4, 3)
 
 
 # One-hot rows: an index as a place in a type that holds -1 and the size.
@@ -188,16 +222,17 @@ def bottleneck_that_a_residual_passes_by(dtype, normal):
 def _embedding(name, index_dtype, rows, low, high, **options):
     def make(dtype, normal):
         ids = np.random.default_rng(1).integers(low, high, size=(N + M, 5)).astype(index_dtype)
-        f = lambda table, x: jnp.sin(table.at[x].get(**options)).sum(axis=1)
+        f = lambda table, x: jnp.sin(jnp.take(table, x, axis=0, **options)).sum(axis=1)
         return f, normal(rows, 2), [jnp.asarray(ids[:N]), jnp.asarray(ids[N:])]
 
     make.__name__ = name
     case()(make)
 
 
+_fill = {"mode": "fill", "fill_value": 0.0}
 _embedding("embedding_by_uint8_of_256_rows", np.uint8, 256, 250, 256)
 _embedding("embedding_by_uint8_of_300_rows", np.uint8, 300, 250, 256, mode="clip")
-_embedding("embedding_by_uint16_out_of_range", np.uint16, 7, 3, 12, mode="fill", fill_value=0)
-_embedding("embedding_by_uint32_out_of_range", np.uint32, 7, 3, 12, mode="fill", fill_value=0)
+_embedding("embedding_by_uint16_out_of_range", np.uint16, 7, 3, 12, **_fill)
+_embedding("embedding_by_uint32_out_of_range", np.uint32, 7, 3, 12, **_fill)
 _embedding("embedding_by_uint32_clipped", np.uint32, 7, 2**32 - 9, 2**32, mode="clip")
-_embedding("embedding_by_int8_before_and_after", np.int8, 7, -9, 12, mode="fill", fill_value=0)
+_embedding("embedding_by_int8_before_and_after", np.int8, 7, -9, 12, **_fill)

@@ -68,6 +68,20 @@ def test_a_page_of_both_tables(tmp_path):
     assert text.count(f"- {record.RUN}: `python -m experiments.") == 2
 
 
+def test_the_page_counts_the_tests_of_the_peer(tmp_path):
+    row = {"cases": 4, "peer": "passed", "ours": "passed", "why": "", "on_purpose": ""}
+    rows = [
+        row | {"test": "empirical_test.py::A::test_0"},
+        row | {"test": "empirical_test.py::A::test_1", "ours": "failed", "on_purpose": "is wrong"},
+        row | {"test": "empirical_test.py::AB::test_0", "peer": "skipped", "ours": "skipped"},
+    ]
+    record.merge_table("peer_tests", rows, ["cases", "test"], tmp_path)
+    text = tables.page(tmp_path)
+    assert "| empirical_test.py::A | 4 | 2 | 0 | 0 | 1 | 1 | 0 |" in text
+    assert "| empirical_test.py::AB | 4 | 0 | 0 | 1 | 0 | 0 | 1 |" in text
+    assert "- `empirical_test.py::A::test_1` is wrong" in text
+
+
 def test_a_page_of_no_data_has_no_tables(tmp_path):
     assert "|" not in tables.page(tmp_path)
 

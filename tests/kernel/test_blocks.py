@@ -41,11 +41,11 @@ def network(params, x):
     return x @ params["last"] + params["bias"]
 
 
-def params_of(outputs):
-    keys = iter(jax.random.split(jax.random.key(1), 8))
+def params_of(outputs, pairs=1):
+    keys = iter(jax.random.split(jax.random.key(1), 4 + 4 * pairs))
     normal = lambda *shape: jax.random.normal(next(keys), shape, "float64")
     return {
-        "convolutions": [(normal(3, 3, 2, 3), normal(3)), (normal(3, 3, 3, 2), normal(2))],
+        "convolutions": [(normal(3, 3, a, b), normal(b)) for a, b in [(2, 3), (3, 2)] * pairs],
         "hidden": normal(32, 8),
         "last": normal(8, outputs),
         "bias": normal(outputs),
@@ -285,7 +285,7 @@ def test_layers_without_units(sizes):
 
 def agrees_within(memory_budget, x2=None, **options):
     """The kernel within a budget is the one without; returns the plan of the first."""
-    params = params_of(options.pop("num_outputs", 5))
+    params = params_of(options.pop("num_outputs", 5), options.pop("pairs", 1))
     names = {key: options[key] for key in ("outputs", "batched") if key in options}
     options |= {"implementation": "structured"}
     kernel = lambda **budget: jax.jit(lambda *inputs: ntk(network, *inputs, **options, **budget))(
@@ -297,17 +297,26 @@ def agrees_within(memory_budget, x2=None, **options):
     return explain(network, params, X, x2, **names, memory_budget=memory_budget).plan
 
 
-@pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
-@pytest.mark.parametrize(("num_outputs", "memory_budget"), [(5, 5e4), (40, 1e5)])
+@pytest.mark.parametrize(
+    ("num_outputs", "memory_budget", "other"),
+    [(5, 1.5e5, False), (5, 2.5e5, True), (40, 2e5, False), (40, 3.5e5, True)],
+)
 def test_rows_that_do_not_fit_go_layer_by_layer(memory_budget, num_outputs, other):
+    """Where the cotangents of all examples and outputs do, as those of many layers."""
     x2 = 2 * X[:3] if other else None
-    plan = agrees_within(memory_budget, x2, num_outputs=num_outputs)
+    plan = agrees_within(memory_budget, x2, num_outputs=num_outputs, pairs=3)
     assert (plan.inner or plan).blocks.streamed
     assert (plan.inner is not None) == (num_outputs == 40)
 
 
 def test_layers_go_one_by_one():
-    assert agrees_within(5e4, per_layer=True).blocks.streamed
+    assert agrees_within(1.5e5, per_layer=True, pairs=3).blocks.streamed
+
+
+def test_rows_and_cotangents_that_do_not_fit_come_for_some_outputs_at_a_time():
+    plan = agrees_within(5e4)
+    assert not plan.blocks.streamed
+    assert plan.blocks.outputs < 5
 
 
 @pytest.mark.parametrize("outputs", ["trace", "diagonal"])

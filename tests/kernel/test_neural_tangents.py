@@ -1,5 +1,6 @@
 """The drop-in against kernels that neural-tangents 0.6.5 itself computed."""
 
+import functools
 import pathlib
 
 import jax
@@ -15,6 +16,7 @@ from ntk_train import (
     empirical_ntk_fn,
     empirical_ntk_vp_fn,
 )
+from tests import oracle
 from tests.kernel import neural_tangents_cases as cases
 from tests.oracle import QUICK
 
@@ -140,3 +142,152 @@ def test_sides_that_use_a_weight_in_different_ways(implementation):
         for x, part in ((x, 0), (x + 1, 2))
     )
     np.testing.assert_allclose(turned, np.einsum("now,mpw->nmop", j1, j2), rtol=1e-10)
+
+
+PARAMS = {"w": jnp.cos(jnp.arange(6.0)).reshape(3, 2), "unused": None}
+X1, X2 = jnp.sin(jnp.arange(12.0)).reshape(4, 3), jnp.cos(jnp.arange(6.0)).reshape(2, 3)
+
+
+def network(params, x):
+    return jnp.tanh(x @ params["w"])
+
+
+def zipped(f, x1=X1, x2=None):
+    """The oracle's kernel [N, M, O, O] of outputs [N, O], its axes as the drop-in has them."""
+    return oracle.kernel(f, PARAMS, x1, x2).transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("vmap_axes", [None, 1])
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_none_stands_for_what_is_absent(implementation, vmap_axes):
+    """In parameters, inputs, outputs, keyword arguments and axes."""
+
+    def f(params, x, rng, scale):
+        (inputs, absent), none = x
+        assert absent is none is rng is scale is inputs["none"] is None
+        return {"y": network(params, inputs["x"].T), "no": None}
+
+    def inputs(x):
+        return ({"x": x, "none": None}, None), None
+
+    if vmap_axes is not None:  # an axis for what is absent, or None
+        vmap_axes = ((({"x": 1, "none": None}, 0), None), {"y": 0, "no": 3}, {"rng": 0})
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def results(x1, x2):
+        absent = {"rng": None, "scale": (None, None)}
+        v = {"y": jnp.ones((len(X1 if x2 is None else X2), 2)), "no": None}
+        kernel_fn = empirical_ntk_fn(f, (), (), vmap_axes, implementation)
+        other = inputs(None if x2 is None else x2.T)
+        kernel = kernel_fn(inputs(x1.T), other, PARAMS, **absent)
+        return kernel, empirical_ntk_vp_fn(f, inputs(x1.T), other, PARAMS, **absent)(v)
+
+    for x2 in (None, X2):
+        want = zipped(network, X1, x2)
+        kernel, of_ones = results(X1, x2)
+        assert kernel["no"] is of_ones["no"] is None
+        np.testing.assert_allclose(kernel["y"], want, atol=1e-12)
+        np.testing.assert_allclose(of_ones["y"], want.sum((1, 3)), atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_outputs_that_are_numbers(implementation):
+    """They depend on nothing, and so have kernel zero; arrays beside them are as they are."""
+
+    def f(params, x):
+        return [1.5, (network(params, x), np.float64(2)), jnp.sum(params["w"] ** 3)]
+
+    kernel_fn = jax.jit(empirical_ntk_fn(f, (), (), None, implementation), compiler_options=QUICK)
+    number, (y, scalar), total = kernel_fn(X1, X2, PARAMS)
+    assert number.shape == scalar.shape == ()
+    assert number == scalar == 0
+    np.testing.assert_allclose(y, zipped(network, X1, X2), atol=1e-12)
+    np.testing.assert_allclose(total, 9 * jnp.sum(PARAMS["w"] ** 4), rtol=1e-12)
+
+
+def test_vector_products_with_outputs_that_are_numbers():
+    v = jnp.cos(jnp.arange(8.0)).reshape(4, 2)
+    f = lambda params, x: (1.5, network(params, x))
+    number, y = empirical_ntk_vp_fn(f, X1, None, PARAMS)((1.0, v))
+    assert number == 0
+    np.testing.assert_allclose(y, np.einsum("nmop,mp->no", zipped(network), v), atol=1e-12)
+
+
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_a_function_that_uses_no_parameter_has_kernel_zero(implementation, vmap_axes):
+    f = lambda _, x: {"of_x": 2 * x, "fixed": np.ones((len(x), 5))}
+    kernel_fn = jax.jit(
+        empirical_ntk_fn(f, (), (), vmap_axes, implementation), compiler_options=QUICK
+    )
+    for x2, m in ((None, 4), (X2, 2)):
+        kernel = kernel_fn(X1, x2, PARAMS)
+        np.testing.assert_array_equal(kernel["of_x"], np.zeros((4, m, 3, 3)))
+        np.testing.assert_array_equal(kernel["fixed"], np.zeros((4, m, 5, 5)))
+
+
+def test_vector_products_of_a_function_that_uses_no_parameter():
+    got = empirical_ntk_vp_fn(lambda _, x: 2 * x, X1, X2, PARAMS)(X2)
+    np.testing.assert_array_equal(got, np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("vmap_axes", [None, 0])
+@pytest.mark.parametrize("implementation", [0, 1, 2, 3])
+def test_empty_outputs(implementation, vmap_axes):
+    """Kernels without entries, sums over nothing, which are zero, and means of nothing, NaN."""
+    no_logits, none = lambda *arguments: network(*arguments)[:, :0], X1[:0]
+    cases = [  # with trace_axes and diagonal_axes
+        (no_logits, X1, X2, [((), ()), ((-1,), ()), ((), (1,))]),
+        (network, none, X2, [((), ())]),
+        (network, none, None, [((0,), ()), ((), (0,))]),
+    ]
+    for f, x1, x2, axes in cases:
+
+        @functools.partial(jax.jit, compiler_options=QUICK)
+        def kernels(x1, x2, f=f, axes=axes):
+            return [
+                empirical_ntk_fn(f, *pair, vmap_axes, implementation)(x1, x2, PARAMS)
+                for pair in axes
+            ]
+
+        full = zipped(f, x1, x2)
+        for pair, kernel in zip(axes, kernels(x1, x2)):
+            want = _reduced(full, *pair)
+            assert kernel.shape == want.shape
+            np.testing.assert_allclose(kernel, want)
+
+
+def _reduced(kernel, trace_axes, diagonal_axes):
+    """Mean over a pair of axes of a kernel [N, M, O, O], or its diagonal."""
+    for axis in trace_axes:
+        subscripts = "nnop->op" if axis == 0 else "nmoo->nm"
+        with np.errstate(invalid="ignore"):
+            kernel = np.einsum(subscripts, kernel) / kernel.shape[axis]
+    for axis in diagonal_axes:
+        kernel = np.einsum("nnop->nop" if axis == 0 else "nmoo->nmo", kernel)
+    return kernel
+
+
+def test_vector_products_of_empty_outputs():
+    got = empirical_ntk_vp_fn(lambda *a: network(*a)[:, :0], X1, X2, PARAMS)(jnp.zeros((2, 0)))
+    assert got.shape == (4, 0)
+    got = empirical_ntk_vp_fn(network, X1, X2[:0], PARAMS)(jnp.zeros((0, 2)))
+    np.testing.assert_array_equal(got, np.zeros((4, 2)))
+
+
+def test_statistics_among_the_parameters_are_refused_with_a_remedy_that_there_is():
+    variables = {"params": PARAMS, "batch_stats": {"mean": jnp.zeros(3)}}
+    for kernel_of in (
+        lambda: empirical_ntk_fn(network)(X1, None, variables),
+        lambda: empirical_ntk_vp_fn(network, X1, None, variables),
+    ):
+        with pytest.raises(KernelInputError, match=r"\['params'\] and close f over") as error:
+            kernel_of()
+        assert "param_filter" not in str(error.value)
+    with pytest.raises(KernelInputError, match="param_filter"):
+        ntk_train.ntk(network, variables, X1)
+
+
+def test_outputs_without_one_row_for_each_example_say_so():
+    with pytest.raises(KernelInputError, match=r"returned \(3, 2\) for one example, whose axis 0"):
+        empirical_ntk_fn(lambda params, x: params["w"], vmap_axes=0)(X1, None, PARAMS)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_train import DtypeError, KernelInputError, explain, ntk
+from tests import oracle
 
 PARAMS = {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}
 X = jnp.arange(12.0).reshape(4, 3) / 10
@@ -97,6 +98,27 @@ def test_no_examples_give_an_empty_kernel(batched):
     for implementation in ("structured", "jacobian_contraction", "ntk_vector_products"):
         got = ntk(f, PARAMS, X[:0], X, batched=batched, implementation=implementation)
         assert got.shape == (0, 2, 4, 2)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize(
+    "implementation", ["structured", "jacobian_contraction", "ntk_vector_products"]
+)
+def test_kernels_of_no_outputs_and_of_no_examples_on_one_side(implementation, batched):
+    of = {"full": "nomp->nomp", "trace": "nomo->nm", "diagonal": "nomo->nmo", "sum": "nomp->nm"}
+    nothing = lambda params, x: f(params, x)[:, :0]
+    options = {"batched": batched, "implementation": implementation}
+
+    @functools.partial(jax.jit, compiler_options=oracle.QUICK)
+    def kernels(x1, x2):
+        empty = [ntk(nothing, PARAMS, x1, outputs=outputs, **options) for outputs in of]
+        return empty, ntk(f, PARAMS, x1, x2, **options)
+
+    empty, one_side = kernels(X, X[:0])
+    full = oracle.kernel(nothing, PARAMS, X)
+    for subscripts, got in zip(of.values(), empty):
+        np.testing.assert_array_equal(got, np.einsum(subscripts, full), strict=True)
+    assert one_side.shape == (4, 2, 0, 2)
 
 
 def test_precision_reaches_the_products_inside_f():

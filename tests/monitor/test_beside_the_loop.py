@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ntk_train import NTKHook, ntk
+from ntk_train.kernel import auto
 from ntk_train.monitor.program import KernelProgram
 from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
 
@@ -43,6 +44,17 @@ def test_the_first_steps_do_not_wait_for_the_compilation(gate):
     gate.set()
     want = ntk(f, PARAMS, PROBE, outputs="trace")
     np.testing.assert_allclose(hook.latest.kernel, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_the_loop_waits_for_one_plan(monkeypatch, per_layer):
+    plans, prepare = [], auto.prepare
+    monkeypatch.setattr(auto, "prepare", lambda *args: plans.append(prepare(*args)) or plans[-1])
+    hook = NTKHook(f, PROBE, every_steps=10, per_layer=per_layer)
+    assert hook(0, params=PARAMS)
+    want = ntk(f, PARAMS, PROBE, outputs="trace", implementation="jacobian_contraction")
+    np.testing.assert_allclose(hook.latest.kernel, want, rtol=1e-12)
+    assert len(plans) == 1
 
 
 def test_kernels_of_donated_parameters_equal_those_that_are_waited_for():

@@ -9,7 +9,14 @@ import numpy as np
 import optax
 import pytest
 
-from ntk_train import KernelInputError, NTKHook, kernel_spectrum, linen_fn, ntk
+from ntk_train import (
+    CoupledExamplesWarning,
+    KernelInputError,
+    NTKHook,
+    kernel_spectrum,
+    linen_fn,
+    ntk,
+)
 from ntk_train.monitor.program import KernelProgram
 from ntk_train.spectrum import ReferenceKernels
 
@@ -234,10 +241,12 @@ def test_batch_norm_in_train_mode_is_coupled_and_said_to_be(caplog):
     assert coupled.convention.examples == "coupled (as by BatchNorm in train mode)"
     assert not caplog.records
     claimed_independent = NTKHook(trained, PROBE, every_steps=1)
-    assert claimed_independent(0, params=params, model_state=state)
+    with pytest.warns(CoupledExamplesWarning, match=r"reduce_sum \(test_hook.py") as warned:
+        assert claimed_independent(0, params=params, model_state=state)
     claimed_independent.wait()
-    assert "examples interact" in caplog.text
-    assert "batched=False" in caplog.text
+    assert len(warned) == 1
+    assert "batched=False" in str(warned[0].message)
+    assert not caplog.records  # it is said once
 
 
 def test_a_filter_is_named_in_the_convention():
@@ -358,8 +367,12 @@ def test_outputs_that_do_not_depend_on_the_parameters_are_pointed_out(caplog):
     assert "kernel at step 0 is zero" in caplog.text
 
 
-def test_coupling_is_looked_for_until_outputs_are_not_zero(caplog):
-    hook = NTKHook(lambda w, x: (x - x.mean(axis=0)) @ w, PROBE, every_steps=1)
+def test_coupling_that_no_program_shows_is_looked_for_until_outputs_are_not_zero(caplog):
+    def f(w, x):  # the number of iterations depends on all examples
+        longest = jax.lax.while_loop(lambda n: n < abs(x).sum(), lambda n: n + 1.0, 0.0)
+        return longest * x @ w
+
+    hook = NTKHook(f, PROBE, every_steps=1)
     assert hook(0, params=jnp.zeros((3, 2)))
     hook.wait()
     assert "examples interact" not in caplog.text

@@ -70,7 +70,7 @@ def test_some_parameters_and_leaves_that_are_none():
 
 
 def pytree(params, x):
-    y = jnp.tanh(x["a"] @ params[0]) + jax.random.uniform(x["key"][0], ())
+    y = jnp.tanh(x["a"] @ params[0]) + jax.vmap(jax.random.uniform)(x["key"])[:, None]
     return {"one": y, "two": (y**2)[:, None] * x["scale"][:, None, None]}
 
 

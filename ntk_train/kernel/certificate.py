@@ -1,0 +1,361 @@
+"""A check of any kernel by plain derivatives of f, which share no code with what computed it.
+
+    v^T Theta v = ||J^T v||^2          u^T Theta(x1, x2) v = <J1^T u, J2^T v>
+
+The right sides come from `jax.vjp` of f on the whole batch, so that they also differ from a kernel
+that was computed example by example although the examples interact. One backward pass checks the
+whole kernel and, by the leaves of J^T v, each layer of it.
+
+>>> import jax, jax.numpy as jnp, ntk_train
+>>> f = lambda params, x: jnp.tanh(x @ params["w"])
+>>> params = {"w": jax.random.normal(jax.random.key(0), (3, 2))}
+>>> x = jax.random.normal(jax.random.key(1), (4, 3))
+>>> kernel = ntk_train.ntk(f, params, x)
+>>> ntk_train.certify(kernel, f, params, x).holds
+True
+>>> ntk_train.certify(1.01 * kernel, f, params, x).holds
+False
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ntk_train._types import ApplyFn, ParamFilter, PyTree
+from ntk_train.errors import KernelInputError
+from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import parse_outputs, split_params
+from ntk_train.kernel.whole import as_one_program
+from ntk_train.program.rounding import unit_roundoff
+
+# The trace or diagonal of up to so many outputs takes a backward pass for each of them, and of more
+# outputs one for each of so many vectors of random signs, whose mean has a statistical error.
+_PASSES = 16
+_VECTORS = 2  # where one pass checks a vector
+# A deviation is rounding up to so many times the unit roundoff, up to so many times the change that
+# comes of perturbing parameters and inputs by rounding, and below what anybody would mind.
+_ROUNDOFFS, _CHANGES, _LEAST = 64.0, 32.0, 1e-9
+_STANDARD_ERRORS = 8.0  # that a mean over random signs may be off
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """How far a kernel is from what plain derivatives of f say, for each of its parts.
+
+    Attributes:
+      deviations: by the name of a part ("" for a kernel in one), the largest difference between
+        the two sides of the equation, relative to ||J1^T u|| ||J2^T v||.
+      tolerances: up to which it counts as rounding, or as the statistical error of a mean over
+        random signs (for the trace or diagonal of more than 16 outputs).
+    """
+
+    deviations: Mapping[str, float]
+    tolerances: Mapping[str, float]
+
+    @property
+    def wrong(self) -> list[str]:
+        """The parts that deviate by more than their tolerance, the worst first.
+
+        A part whose derivatives are not finite cannot be checked and is not among them.
+        """
+        ratios = {name: value / self.tolerances[name] for name, value in self.deviations.items()}
+        return sorted((name for name in ratios if ratios[name] > 1), key=lambda name: -ratios[name])
+
+    @property
+    def holds(self) -> bool:
+        """Whether no part deviates by more than its tolerance."""
+        return not self.wrong
+
+    @property
+    def deviation(self) -> float:
+        """The largest deviation of a part."""
+        return max(self.deviations.values(), default=0.0)
+
+
+class Products(NamedTuple):
+    """What the derivatives of f say.
+
+    Attributes:
+      inner: <J1^T u, J2^T v> by vector, pass and part [k, s, g].
+      scale: ||J1^T u|| ||J2^T v||, likewise.
+      changes: of each part [g], the relative change of an inner product when parameters and inputs
+        are perturbed by rounding.
+    """
+
+    inner: jax.Array
+    scale: jax.Array
+    changes: jax.Array
+
+
+class Check:
+    """The check of a function's kernels on given inputs, at any parameters of the same shapes.
+
+    Args:
+      f: as in `ntk_train.ntk`.
+      params: parameters, for their shapes.
+      x1: the inputs.
+      x2: the other inputs, or None.
+      outputs: as in `ntk_train.ntk`, with chosen logits as numbers.
+      precision: with which the kernel is computed.
+      param_filter: as in `ntk_train.ntk`.
+      per_layer: as in `ntk_train.ntk`.
+      seed: of the random vectors.
+    """
+
+    def __init__(
+        self,
+        f: ApplyFn,
+        params: PyTree,
+        x1: PyTree,
+        x2: PyTree | None = None,
+        *,
+        outputs: Any = "full",
+        precision: str | None = "highest",
+        param_filter: ParamFilter | None = None,
+        per_layer: bool | Callable[[str], str] = False,
+        seed: int = 0,
+    ) -> None:
+        theta, paths, _ = split_params(params, param_filter)
+        self._filter = param_filter
+        self._groups = groups_of(paths, per_layer)
+        self._mode, *choices = parse_outputs(outputs, x2)
+        flat, inputs = self._flat(f, params), _sides(x1, x2)
+        with precision_of_products(precision):
+            self._roundoff = max(unit_roundoff(flat, theta, x) for x in inputs)
+        shapes = [jax.eval_shape(flat, theta, x).shape for x in inputs]
+        random = np.random.default_rng(seed)
+        num_outputs = shapes[0][1]
+        is_shared = self._mode in ("trace", "diagonal")  # outputs of the two sides belong together
+        self._signs = np.ones((1, num_outputs))  # [s, o]
+        self._is_exact = not is_shared or num_outputs <= _PASSES
+        if is_shared and self._is_exact:
+            self._signs = np.eye(num_outputs)
+        elif is_shared:
+            self._signs = random.choice([-1.0, 1.0], (_PASSES, num_outputs))
+        self._one_pass = random.choice([-1.0, 1.0], num_outputs) if is_shared else self._signs[0]
+        self._vectors = [
+            _random_vectors(random, self._mode, shape, 1 if is_shared else _VECTORS)
+            for shape in shapes
+        ]
+        self._weights = [  # of the outputs [n, o], for each entry of a vector [n]
+            None if choice is None else np.eye(shape[1])[_checked_choice(choice, shape)]
+            for shape, choice in zip(shapes, choices, strict=False)
+        ]
+
+    def products(self, f: ApplyFn, params: PyTree, x1: PyTree, x2: PyTree | None) -> Products:
+        """What plain derivatives of f say: a JAX function of params and inputs.
+
+        It takes one forward pass over the whole batch and a backward pass for each vector, or for
+        each output of a trace, one at a time; and two of both for the effect of rounding.
+        """
+        theta, _, _ = split_params(params, self._filter)
+        flat, inputs = self._flat(f, params), _sides(x1, x2)
+        vectors = [jnp.asarray(v) for v in self._vectors]
+        num_vectors, num_passes = len(vectors[0]), len(self._signs)
+
+        def at(theta: list[jax.Array], inputs: Sequence[PyTree]) -> Callable[[Any, Any], Any]:
+            pullbacks = [jax.vjp(lambda theta, x=x: flat(theta, x), theta) for x in inputs]
+
+            def of(k: Any, signs: Any) -> tuple[jax.Array, jax.Array]:
+                pulled = [
+                    pullback(self._cotangent(side, vectors[side][k], signs).astype(y.dtype))[0]
+                    for side, (y, pullback) in enumerate(pullbacks)
+                ]
+                return self._by_group(pulled[0], pulled[-1])
+
+            return of
+
+        with precision_of_products("highest"):
+            of = at(theta, inputs)
+            k, s = np.indices((num_vectors, num_passes)).reshape(2, -1)
+            inner, scale = lax.map(
+                lambda pair: of(*pair), (jnp.asarray(k), jnp.asarray(self._signs)[s])
+            )
+            before, relative_to = of(0, jnp.asarray(self._one_pass))
+            places = [_perturbed((theta, inputs), 4 * self._roundoff, seed) for seed in (0, 1)]
+            after = jnp.stack([at(*place)(0, jnp.asarray(self._one_pass))[0] for place in places])
+        changes = jnp.abs(after - before).max(axis=0) / jnp.where(relative_to > 0, relative_to, 1)
+        shape = num_vectors, num_passes, len(self._groups)
+        return Products(inner.reshape(shape), scale.reshape(shape), changes)
+
+    def compare(self, kernels: Any, products: Products) -> Certificate:
+        """The certificate of a kernel, or of a dict of its parts by layer, on the host.
+
+        Raises:
+          KernelInputError: there are other parts, or of other shapes, than the check was made for.
+        """
+        parts = kernels if isinstance(kernels, Mapping) else {"": kernels}
+        if list(parts) != list(self._groups):
+            msg = (
+                f"kernel has the parts {list(parts)}; expected {list(self._groups)}, as `ntk` "
+                "returns them for the same per_layer."
+            )
+            raise KernelInputError(msg)
+        inner, scale, changes = (np.asarray(value, np.float64) for value in products)
+        passes = inner.shape[1]
+        share = 1 if self._is_exact else 1 / passes
+        expected, scale = share * inner.sum(axis=1), share * scale.sum(axis=1)  # [k, g]
+        got = np.stack([self._forms(np.asarray(kernel)) for kernel in parts.values()], axis=1)
+        # What is zero but for rounding is compared with the rounding of the whole.
+        rounding = _ROUNDOFFS * self._roundoff
+        scale = np.maximum(scale, rounding**2 * scale.sum(axis=1, keepdims=True))
+        scale[scale == 0] = 1
+        deviations = np.abs(got - expected) / scale
+        deviations[np.isfinite(expected) & ~np.isfinite(got)] = np.inf
+        tolerances = np.maximum(max(rounding, _LEAST), _CHANGES * changes)
+        if not self._is_exact:
+            error = inner.std(axis=1, ddof=1) / math.sqrt(passes)
+            tolerances = tolerances + _STANDARD_ERRORS * (error / scale).max(axis=0)
+        return Certificate(
+            dict(zip(parts, deviations.max(axis=0).tolist(), strict=True)),
+            dict(zip(parts, tolerances.tolist(), strict=True)),
+        )
+
+    def _flat(self, f: ApplyFn, params: PyTree) -> ApplyFn:
+        """From the differentiated leaves and inputs to outputs [N, O], without `problem`'s code."""
+        _, _, merge = split_params(params, self._filter)
+
+        def flat(theta: list[jax.Array], x: PyTree) -> jax.Array:
+            leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(f(merge(theta), x))]
+            rows = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
+            return jnp.concatenate(rows, axis=1)
+
+        return flat
+
+    def _cotangent(self, side: int, v: jax.Array, signs: jax.Array) -> jax.Array:
+        """Of the outputs [n, o], for a vector [n] or [n, o] and the signs of one pass [o]."""
+        weights = self._weights[side]
+        if weights is not None:
+            return v[:, None] * jnp.asarray(weights)
+        return (v if v.ndim == 2 else v[:, None]) * signs
+
+    def _by_group(
+        self, left: Sequence[jax.Array], right: Sequence[jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Inner product and product of norms of two tangents, for each group of leaves [g]."""
+
+        def dot(left: Sequence[jax.Array], right: Sequence[jax.Array]) -> jax.Array:
+            wide = [jnp.promote_types(a.dtype, jnp.float32) for a in left]
+            pairs = zip(left, right, wide, strict=True)
+            leaves = [jnp.sum(a.astype(dtype) * b.astype(dtype)) for a, b, dtype in pairs]
+            return jnp.stack([sum(leaves[i] for i in own) for own in self._groups.values()])
+
+        return dot(left, right), jnp.sqrt(dot(left, left) * dot(right, right))
+
+    def _forms(self, kernel: np.ndarray) -> np.ndarray:
+        """u^T Theta v of each vector [k]."""
+        u, v = self._vectors[0], self._vectors[-1]
+        labels = {"full": "kno,nomp,kmp->k", "diagonal": "kno,nmo,kmo->k"}
+        try:
+            return np.einsum(labels.get(self._mode, "kn,nm,km->k"), u, kernel, v, optimize=True)
+        except ValueError as error:
+            msg = (
+                f"kernel has shape {kernel.shape}, which is none of outputs={self._mode!r} for "
+                f"vectors of shapes {u.shape[1:]} and {v.shape[1:]}."
+            )
+            raise KernelInputError(msg) from error
+
+
+def certify(
+    kernel: Any,
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None = None,
+    *,
+    outputs: Any = "full",
+    precision: str | None = "highest",
+    param_filter: ParamFilter | None = None,
+    per_layer: bool | Callable[[str], str] = False,
+    seed: int = 0,
+) -> Certificate:
+    """Checks a kernel, from wherever it came, against plain derivatives of f.
+
+    Args:
+      kernel: what `ntk_train.ntk` returns for the same arguments: an array, or with `per_layer` a
+        dict of arrays.
+      f: as in `ntk_train.ntk`, as are params, the inputs and the options.
+      params: the parameters.
+      x1: N inputs.
+      x2: M other inputs, or None.
+      outputs: which kernel it is.
+      precision: with which it was computed; the derivatives are taken in "highest".
+      param_filter: which parameters were differentiated.
+      per_layer: whether, or how, it is in parts.
+      seed: of the random vectors.
+
+    Returns:
+      A `Certificate`. It takes memory for one backward pass of f over all N examples.
+
+    Raises:
+      KernelInputError: the kernel does not have the shape of the kernel of these arguments.
+
+    References:
+      The identity behind NTK-vector products: R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast
+      Finite Width Neural Tangent Kernel*, ICML 2022, section 3.2. For random signs: M. F.
+      Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
+    """
+    check = Check(
+        f,
+        params,
+        x1,
+        x2,
+        outputs=outputs,
+        precision=precision,
+        param_filter=param_filter,
+        per_layer=per_layer,
+        seed=seed,
+    )
+
+    def products(params: PyTree, x1: PyTree, x2: PyTree | None) -> Products:
+        return check.products(f, params, x1, x2)
+
+    return check.compare(kernel, as_one_program(products, params, x1, x2))
+
+
+def _sides(x1: PyTree, x2: PyTree | None) -> list[PyTree]:
+    return [x1] if x2 is None else [x1, x2]
+
+
+def _random_vectors(
+    random: np.random.Generator, mode: str, shape: tuple[int, int], number: int
+) -> np.ndarray:
+    """Vectors [k, n], or [k, n, o], of numbers that are exact in every floating-point type."""
+    sizes = (number, *shape) if mode in ("full", "diagonal") else (number, shape[0])
+    return random.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0], sizes)
+
+
+def _perturbed(tree: PyTree, relative: float, seed: int) -> PyTree:
+    """Each floating-point number changed by so much of itself, up or down."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), max(len(leaves), 1))
+
+    def moved(leaf: Any, key: jax.Array) -> Any:
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            return leaf
+        wide = jnp.promote_types(dtype, jnp.float32)
+        factor = 1 + relative * jax.random.rademacher(key, jnp.shape(leaf), wide)
+        return (jnp.asarray(leaf, wide) * factor).astype(dtype)
+
+    moves = [moved(leaf, key) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(treedef, moves)
+
+
+def _checked_choice(choice: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Chosen logits as numbers [n]."""
+    numbers = np.broadcast_to(np.asarray(choice), shape[:1]).astype(np.int64)
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < shape[1]):
+        msg = (
+            f"outputs chooses logits {numbers.min()} to {numbers.max()}; f has {shape[1]} outputs "
+            f"per example, numbered from 0 to {shape[1] - 1}."
+        )
+        raise KernelInputError(msg)
+    return numbers

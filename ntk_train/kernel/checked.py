@@ -1,0 +1,124 @@
+"""A kernel that is compared with plain derivatives before it is returned, and who is to blame."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ntk_train._types import ApplyFn, PyTree
+from ntk_train.errors import KernelInputError, WrongKernelError
+from ntk_train.kernel.certificate import Certificate, certify
+from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import split_params
+from ntk_train.kernel.whole import as_one_program
+
+Compute = Callable[..., Any]
+"""`(params, x1, x2, per_layer) -> kernel`, or a dict of its parts."""
+
+
+def checked(
+    compute: Compute, f: ApplyFn, params: PyTree, x1: PyTree, x2: PyTree | None, **options: Any
+) -> Any:
+    """A kernel that has passed its check.
+
+    Args:
+      compute: makes the kernel, or its parts for a `per_layer`.
+      f: the function, as in `ntk_train.ntk`.
+      params: its parameters.
+      x1: the inputs.
+      x2: the other inputs, or None.
+      **options: of `certify`.
+
+    Raises:
+      KernelInputError: an argument is traced, and numbers are not known.
+      WrongKernelError: the check failed; the text names the layers.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x1, x2))):
+        msg = (
+            "check=True compares numbers, which are not known under jax.jit, jax.vmap or jax.grad. "
+            "Call ntk outside of them, or give the kernel that comes out to ntk_train.certify."
+        )
+        raise KernelInputError(msg)
+
+    def kernel(per_layer: Any) -> Any:
+        with precision_of_products(options["precision"]):
+            return as_one_program(
+                lambda params, x1, x2: compute(params, x1, x2, per_layer), params, x1, x2
+            )
+
+    found = kernel(options["per_layer"])
+    certificate = certify(found, f, params, x1, x2, **options)
+    if certificate.holds:
+        return found
+    by_leaf = {**options, "per_layer": lambda path: path}
+    leaves = certify(kernel(by_leaf["per_layer"]), f, params, x1, x2, **by_leaf)
+    by_others = interaction(f, params, x1, options["param_filter"])
+    raise WrongKernelError(blame(certificate, leaves, by_others))
+
+
+def blame(certificate: Certificate, leaves: Certificate, interaction: float) -> str:
+    """The text of the error: how wrong the kernel is, where, and what to do.
+
+    Args:
+      certificate: of the kernel, which does not hold.
+      leaves: of the kernel of each parameter.
+      interaction: by how much examples interact, see `interaction`.
+    """
+    worst = certificate.wrong[0]
+    by = certificate.deviations[worst]
+    text = (
+        f"the kernel is wrong: v^T Theta v differs from ||J^T v||^2, from plain derivatives of f, "
+        f"by {by:.2g} of it (tolerance {certificate.tolerances[worst]:.2g}). "
+    )
+    if interaction > max(certificate.tolerances[worst], 1e-3 * by):
+        return (
+            f"{text}The outputs of an example depend on other examples (BatchNorm in train mode?): "
+            f"derivatives change by {interaction:.2g} when each example is alone. Say "
+            "batched=False, or switch f to eval mode."
+        )
+    named = [f"{path} ({leaves.deviations[path]:.2g})" for path in leaves.wrong[:10]]
+    where = f"It is wrong in {', '.join(named)}. " if named else ""
+    return (
+        f"{text}{where}This is a fault of ntk_train: please report it, with f and what "
+        "ntk_train.explain says of it. implementation='jacobian_contraction' computes the kernel "
+        "by plain derivatives."
+    )
+
+
+def interaction(f: ApplyFn, params: PyTree, x: PyTree, param_filter: Any = None) -> float:
+    """By how much J^T v changes, relative to it, when f takes each example alone.
+
+    0 but for rounding if the outputs of an example depend on that example alone.
+    """
+
+    def change(params: PyTree, x: PyTree) -> jax.Array:
+        theta, _, merge = split_params(params, param_filter)
+
+        def pulled(x: PyTree, z: PyTree) -> list[jax.Array]:
+            _, pullback = jax.vjp(lambda theta: f(merge(theta), x), theta)
+            return pullback(z)[0]
+
+        def add(total: list[jax.Array], example: Any) -> tuple[list[jax.Array], None]:
+            one = pulled(*jax.tree.map(lambda leaf: leaf[None], example))
+            return jax.tree.map(jnp.add, total, one), None
+
+        shapes, treedef = jax.tree.flatten(jax.eval_shape(f, params, x))
+        keys = jax.random.split(jax.random.key(0), len(shapes))
+        cotangents = [
+            jax.random.rademacher(key, shape.shape, shape.dtype)
+            for key, shape in zip(keys, shapes, strict=True)
+        ]
+        z = jax.tree.unflatten(treedef, cotangents)
+        together = pulled(x, z)
+        apart, _ = lax.scan(add, jax.tree.map(jnp.zeros_like, theta), (x, z))
+        change = _norm(jax.tree.map(jnp.subtract, together, apart))
+        return change / jnp.maximum(_norm(together), jnp.finfo(jnp.float32).tiny)
+
+    with precision_of_products("highest"):
+        return float(as_one_program(change, params, x))
+
+
+def _norm(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.sqrt(sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in leaves))

@@ -1,0 +1,66 @@
+"""Programs on which a kernel was wrong once, as they were left by shrinking, and why.
+
+`python -m tests.programs` prints an entry for each failure.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tests.programs.build import arguments
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Failure:
+    """A function of (p, x), and the shapes of its arguments as in `build.Text`."""
+
+    function: Callable
+    leaves: dict
+    inputs: Any
+    native: bool
+
+    def case(self) -> tuple:
+        """(f, params, x1, x2)."""
+        f = self.function if self.native else jax.vmap(self.function, (None, 0))
+        return f, *arguments(self.leaves, self.inputs)
+
+
+FAILURES: list[Failure] = []
+
+
+def failure(leaves: dict, inputs: Any, native: bool = False) -> Callable:
+    """A decorator that keeps a function here."""
+
+    def keep(function: Callable) -> Callable:
+        FAILURES.append(Failure(function, leaves, inputs, native))
+        return function
+
+    return keep
+
+
+@failure(
+    leaves={"a": ((1,), "float64"), "c": ((12, 2), "float64"), "d": ((4, 2), "float64")},
+    inputs=((4, 3), "float64"),
+)
+def cut_at_the_logarithm_of_a_complex_cosine(p, x):
+    v0 = x * p["a"] + p["a"]
+    v1 = v0.reshape((12,))
+    v2 = v1 @ lax.complex(jnp.resize(p["a"], (12, 2)), p["c"])
+    v3 = jnp.log(jnp.cosh(0.5 * v2))
+    v4 = v3 @ p["d"].T
+    return jnp.concatenate([v4.real, v4.imag], -1)
+
+
+@failure(
+    leaves={"a": ((2, 5), "float64"), "b": ((5, 2), "float64")},
+    inputs=((5,), "float64"),
+)
+def last_layer_and_its_reverse(p, x):
+    v2 = jnp.einsum("a,qp->aqp", x, p["a"])
+    v7 = v2.sum(-1).sum(-1)
+    v8 = v7 @ p["b"]
+    return v8 + v8[..., ::-1]

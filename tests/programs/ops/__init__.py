@@ -1,0 +1,8 @@
+"""The operations of random programs, by family; importing them registers them."""
+
+from tests.programs.ops import complex_numbers as complex_numbers
+from tests.programs.ops import control as control
+from tests.programs.ops import elementwise as elementwise
+from tests.programs.ops import layers as layers
+from tests.programs.ops import lookups as lookups
+from tests.programs.ops import views as views
