@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ntk_train"
 # Each stage may import those before it.
 ORDER = [
     {"_version", "_types", "errors"},
-    {"_convolution", "_integers", "_jax", "_registry"},
+    {"_arguments", "_convolution", "_integers", "_jax", "_registry"},
     {"program", "rules"},
     {"kernel"},
     {"spectrum"},

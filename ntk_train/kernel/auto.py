@@ -19,6 +19,7 @@ from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.memory import is_bounded
+from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.plan import Plan, examples_of
 from ntk_train.kernel.structured import prepare, structured
@@ -65,6 +66,7 @@ def choose(
       UnfactoredError: with `strict`, where the structured one cannot factor a parameter.
     """
     check_implementation(implementation)
+    problem = widened(problem)
     if implementation in REFERENCES:
         return Resolved(problem, groups, implementation, None)
     plan = prepare(problem, groups)

@@ -16,9 +16,11 @@ import jax
 from ntk_train._jax import source_line
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.kernel.auto import cheapest, costs_of
+from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.kernel.problem import make_problem, warn_of_coupling
 from ntk_train.kernel.structured import prepare
+from ntk_train.kernel.whole import usual_promotion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +92,7 @@ def explain(
     batched: bool = True,
     param_filter: ParamFilter | None = None,
     memory_budget: float | int | None = None,
+    model_state: PyTree = None,
 ) -> Explanation:
     """Says how the kernel of the same arguments to `ntk_train.ntk` is computed.
 
@@ -105,6 +108,7 @@ def explain(
       batched: whether examples are independent.
       param_filter: which parameters.
       memory_budget: as in `ntk_train.ntk`.
+      model_state: as in `ntk_train.ntk`, or its shapes.
 
     Returns:
       An `Explanation`; `print` it. For each parameter: the primitive at which it meets data and the
@@ -112,25 +116,27 @@ def explain(
       its part is contracted, operations, and how many numbers are held for the rows of x1. A
       transposed parameter with a primitive is one that is used there in a way without a rule.
     """
-    leaves, treedef = jax.tree.flatten((params, x1, x2))
+    leaves, treedef = jax.tree.flatten((params, x1, x2, model_state))
     is_array = [hasattr(leaf, "shape") for leaf in leaves]
     found: list[Explanation] = []
 
     def trace(arrays: list[jax.Array]) -> None:
         rest = iter(arrays)
         full = [next(rest) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
-        params, x1, x2 = jax.tree.unflatten(treedef, full)
+        params, x1, x2, model_state = jax.tree.unflatten(treedef, full)
         options = {"outputs": outputs, "batched": batched, "param_filter": param_filter}
-        options |= {"memory_budget": memory_budget, "precision": None}
+        options |= {"memory_budget": memory_budget, "precision": None, "model_state": model_state}
         problem = make_problem(f, params, x1, x2, **options)
         warn_of_coupling(problem.coupling)
         found.append(_explain(problem))
 
-    jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
+    with usual_promotion():
+        jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
     return found[0]
 
 
 def _explain(problem: KernelProblem) -> Explanation:
+    problem = widened(problem)
     plan = prepare(problem, [range(len(problem.theta))])
     return Explanation(
         plan=plan,

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from ntk_train._arguments import check_type, yes_or_no
+
 
 def groups_of(paths: Sequence[str], per_layer: bool | Callable[[str], str]) -> dict[str, list[int]]:
     """Indices of the leaves of each group, by its name.
@@ -9,11 +11,19 @@ def groups_of(paths: Sequence[str], per_layer: bool | Callable[[str], str]) -> d
     Args:
       paths: of all differentiated leaves.
       per_layer: False for one group "", True for the layers, or from a path to its group's name.
+
+    Raises:
+      KernelInputError: per_layer is none of these, or the name is no string.
     """
+    if not callable(per_layer):
+        expected = "True, False, or a function from a path to the name of a group"
+        yes_or_no("per_layer", per_layer, expected)
     group_of = _layer_of if per_layer is True else per_layer
     groups: dict[str, list[int]] = {}
     for i, path in enumerate(paths):
-        groups.setdefault(group_of(path) if group_of else "", []).append(i)
+        group = group_of(path) if group_of else ""
+        check_type("per_layer(path)", group, str, "the name of a group, a string")
+        groups.setdefault(group, []).append(i)
     return groups
 
 

@@ -26,12 +26,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ntk_train._arguments import check_function, described
 from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
 from ntk_train.kernel.problem import (
     check_output,
     on_one_device,
+    replicated,
     split_params,
     traced_on_examples,
     warn_of_coupling,
@@ -93,12 +95,18 @@ def empirical_ntk_fn(
       `f(params, x2)`: traced ones are absent, diagonal ones stand once.
 
     Raises:
-      KernelInputError: an axis out of range, or both traced and diagonal, or sizes that differ.
+      KernelInputError: an axis out of range, or both traced and diagonal, or sizes that differ; no
+        such implementation, or f is no function.
 
     References:
       R. Novak et al., *Neural Tangents: Fast and Easy Infinite Neural Networks in Python*, ICLR
       2020; R. Novak et al., *Fast Finite Width Neural Tangent Kernel*, ICML 2022.
     """
+    check_function("f", f, "a function f(params, x, **kwargs) -> outputs")
+    if implementation not in tuple(NtkImplementation):
+        expected = ", ".join(f"{each.value} ({each.name})" for each in NtkImplementation)
+        msg = f"implementation={described(implementation)}; expected one of {expected}."
+        raise KernelInputError(msg)
     name = _NAMES[NtkImplementation(implementation)]
 
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:
@@ -112,6 +120,7 @@ def empirical_ntk_fn(
 
     def ntk_of(x1: PyTree, x2: PyTree | None, params: PyTree, kwargs: dict[str, Any]) -> PyTree:
         kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
+        params = replicated(params)
         theta, paths, merge = split_params(params, None, has_filter=False)
         side1 = _Side(x1, kwargs1, vmap_axes)
         side2 = side1 if x2 is None else _Side(x2, kwargs2, vmap_axes)

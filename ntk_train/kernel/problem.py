@@ -17,9 +17,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_train._arguments import (
+    check_function,
+    described,
+    numeric_array,
+    real_number,
+    yes_or_no,
+)
 from ntk_train._integers import places
 from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import CoupledExamplesWarning, DtypeError, KernelInputError
+from ntk_train.kernel.failed_call import bound, check_not_swapped, explained
 from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 _LAYOUTS = {
@@ -42,26 +50,33 @@ def make_problem(
     precision: str | None,
     param_filter: ParamFilter | None,
     memory_budget: float | int | None = None,
+    model_state: PyTree = None,
+    name: str = "x1",
 ) -> KernelProblem:
-    """Checks the arguments of `ntk_train.ntk`, which documents them, and poses the kernel."""
-    if not callable(f):
-        msg = f"f must be a function f(params, x) -> outputs, got {type(f).__name__}."
-        raise TypeError(msg)
-    if memory_budget is not None and not memory_budget > 0:
-        msg = f"memory_budget={memory_budget}; expected bytes, as 4e9, or None."
-        raise KernelInputError(msg)
+    """Checks the arguments of `ntk_train.ntk`, which documents them, and poses the kernel.
+
+    `name` is that of x1 in the caller's arguments.
+    """
+    check_options(f, batched, param_filter)
+    if memory_budget is not None:
+        expected = "a number of bytes, as 4e9, or None"
+        memory_budget = real_number(
+            "memory_budget", memory_budget, expected, above=0, or_infinite=True
+        )
     theta, paths, merge = split_params(params, param_filter)
-    x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
+    x1, x2 = on_one_device(name, x1), on_one_device("x2", x2)
+    inputs = {name: x1} if x2 is None else {name: x1, "x2": x2}
+    for each, x in inputs.items():
+        _check_inputs(each, x, batched)
+        if batched and len({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}) != 1:
+            check_not_swapped(bound(f, model_state), params, x, each)
     mode, choice1, choice2 = parse_outputs(outputs, x2)
+    f = explained(f, replicated(model_state), inputs)
 
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
         return _flatten_outputs(f(merge(theta), x))
 
-    sides = [
-        _check_side(name, flat_f, theta, x, batched)
-        for name, x in (("x1", x1), ("x2", x2))
-        if x is not None
-    ]
+    sides = [_check_side(name, flat_f, theta, x, batched) for name, x in inputs.items()]
     shapes = [(n, o) for n, o, _ in sides]
     if len(shapes) == 2 and mode in ("trace", "diagonal") and shapes[0][1] != shapes[1][1]:
         msg = (
@@ -71,7 +86,7 @@ def make_problem(
         raise KernelInputError(msg)
 
     if mode == "chosen":
-        x1 = (x1, _check_choice("x1", choice1, shapes[0]))
+        x1 = (x1, _check_choice(name, choice1, shapes[0]))
         x2 = None if x2 is None else (x2, _check_choice("x2", choice2, shapes[1]))
 
     def side(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O] or [N]
@@ -104,6 +119,34 @@ def make_problem(
     )
 
 
+def check_options(f: Any, batched: Any, param_filter: Any) -> None:
+    """Refuses options of other types and values than `ntk_train.ntk` documents.
+
+    Raises:
+      KernelInputError: the text names the argument.
+    """
+    check_function("f", f, "a function f(params, x) -> outputs")
+    yes_or_no("batched", batched, "True for independent examples, or False")
+    if param_filter is not None:
+        expected = "a function from a path to True or False, as lambda path: 'kernel' in path"
+        check_function("param_filter", param_filter, expected)
+
+
+def _check_inputs(name: str, x: PyTree, batched: bool) -> None:
+    """Refuses inputs that are no arrays."""
+    if x is None:
+        msg = f"{name} is None; expected inputs, with the examples on axis 0."
+        raise KernelInputError(msg)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        dtype = getattr(leaf, "dtype", None)
+        is_array = dtype is not None and getattr(dtype, "kind", "V") not in "OSUMm"
+        # A function of the batch as a whole may take a Python number as it is.
+        if not is_array and (batched or not isinstance(leaf, (bool, int, float, complex))):
+            where = name + jax.tree_util.keystr(path)
+            msg = f"{where} is {described(leaf)}; expected arrays, with the examples on axis 0."
+            raise KernelInputError(msg)
+
+
 def split_params(
     params: PyTree, param_filter: ParamFilter | None, *, has_filter: bool = True
 ) -> tuple[list[jax.Array], list[str], Callable[[list[jax.Array]], PyTree]]:
@@ -126,11 +169,16 @@ def split_params(
         msg = (
             f"params holds the collections 'params' and {others}: these look like the variables of "
             "a Flax model, and the kernel would differentiate running statistics too. Pass "
-            "variables['params'] and close f over the rest"
+            "variables['params'], and "
         )
-        remedy = ", or say what to differentiate with param_filter=lambda path: "
-        msg += f"{remedy}path.startswith('params/')." if has_filter else "."
+        msg += (
+            "the rest as model_state=; or say what to differentiate with "
+            "param_filter=lambda path: path.startswith('params/')."
+            if has_filter
+            else "close f over the rest."
+        )
         raise KernelInputError(msg)
+    params = replicated(params)
     leaves, treedef = jax.tree.flatten(params)
     names = [
         jax.tree_util.keystr(path, simple=True, separator="/") for path in _paths_of_leaves(params)
@@ -154,9 +202,15 @@ def split_params(
     if not positions:
         found = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
         cause = "param_filter refused them all" if param_filter else "none is floating point"
+        remedy = (
+            f"It is asked about paths such as {names[0]!r}."
+            if param_filter and names
+            else "Pass the network's parameters: of a Flax model variables['params'], of a "
+            "TrainState state.params."
+        )
         msg = (
             f"params has no leaf to differentiate: of its {len(leaves)} leaves "
-            f"({', '.join(found)}) {cause}."
+            f"({', '.join(found)}) {cause}. {remedy}"
         )
         raise KernelInputError(msg)
 
@@ -200,15 +254,26 @@ def _flatten_outputs(y: PyTree) -> jax.Array:
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != jnp.shape(leaves[0])[0]:
             msg = (
                 f"f returned leaves of shapes {[jnp.shape(leaf) for leaf in leaves]}: each needs "
-                "the examples on axis 0. A function with one number per batch can return it [None]."
+                "the examples on axis 0. Leave out what is no output, as an updated state; a "
+                "function with one number per batch can return it [None]."
             )
             raise KernelInputError(msg)
     flat = [jnp.reshape(y, (y.shape[0], math.prod(y.shape[1:]))) for y in leaves]
+    # Of float8 there is no promotion to wider ones, and no derivative worth the name.
+    flat = [y if jnp.finfo(y.dtype).bits >= 16 else y.astype(jnp.float32) for y in flat]
     return jnp.concatenate(flat, axis=1)
 
 
 def check_output(leaf: Any) -> None:
-    """Raises a DtypeError for an output, or the shape of one, that is not real floating point."""
+    """Refuses an output, or the shape of one, that is not real floating point.
+
+    Raises:
+      DtypeError: it is of another dtype.
+      KernelInputError: it is no array.
+    """
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+        msg = f"f returned {described(leaf)}; expected arrays, with the examples on axis 0."
+        raise KernelInputError(msg)
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
         msg = (
@@ -231,7 +296,7 @@ def on_one_device(name: str, x: PyTree) -> PyTree:
 
     def gather(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
-            return leaf
+            return replicated(leaf)
         if len(leaf.sharding.device_set) == 1 or leaf.sharding.is_fully_replicated:
             return leaf
         if not leaf.is_fully_addressable:
@@ -243,6 +308,24 @@ def on_one_device(name: str, x: PyTree) -> PyTree:
         return jnp.asarray(np.asarray(leaf))
 
     return jax.tree.map(gather, x)
+
+
+def replicated(tree: PyTree) -> PyTree:
+    """Arrays that are sharded by their type, over a mesh in Explicit mode, whole on each device.
+
+    There each operation asks how its result is sharded where that is not plain, and the products of
+    a kernel have no answer that fits all meshes.
+    """
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        sharding = jax.typeof(leaf).sharding
+        if all(axis is None for axis in sharding.spec):
+            return leaf
+        return jax.sharding.reshard(leaf, jax.NamedSharding(sharding.mesh, jax.P()))
+
+    return jax.tree.map(whole, tree)
 
 
 def _check_side(
@@ -336,13 +419,14 @@ def parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
             raise KernelInputError(msg)
         return outputs, None, None
     pair = outputs if isinstance(outputs, tuple) else (outputs, outputs)
+    expected = "a mode or integers, one logit for each example"
     pair = tuple(
-        np.asarray(choice) if isinstance(choice, (int, list)) else choice for choice in pair
+        numeric_array("outputs", choice, expected) if isinstance(choice, (int, list)) else choice
+        for choice in pair
     )
     if any(not hasattr(choice, "dtype") for choice in pair):
         msg = (
-            f"outputs={outputs!r}: expected a mode or integers, one logit for each example (a "
-            "pair of arrays if x2 is given)."
+            f"outputs={described(outputs)}; expected {expected} (a pair of arrays if x2 is given)."
         )
         raise KernelInputError(msg)
     if x2 is None and isinstance(outputs, tuple):

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from ntk_train._arguments import yes_or_no
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.checked import checked
+from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
-from ntk_train.kernel.whole import as_one_program
+from ntk_train.kernel.whole import as_one_program, usual_promotion
 
 
 def ntk(
@@ -41,6 +43,7 @@ def ntk(
     per_layer: bool | Callable[[str], str] = False,
     memory_budget: float | int | None = None,
     strict: bool = False,
+    model_state: PyTree = None,
     check: bool = False,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
@@ -53,9 +56,10 @@ def ntk(
     Args:
       f: any JAX function `f(params, x) -> outputs`; all three are pytrees, and each leaf of the
         outputs has the examples on axis 0. The other axes and the leaves together are the O
-        outputs of an example, in the order of `jax.tree.leaves` and row-major in each.
+        outputs of an example, in the order of `jax.tree.leaves` and row-major in each. With a
+        model_state it is `f(params, x, model_state)`.
       params: the parameters. Leaves that are not floating point are held constant. For a Flax
-        model this is `variables["params"]`, never the running statistics.
+        model this is `variables["params"]`, never the running statistics: see model_state.
       x1: N inputs; of any dtype. With `batched` each leaf has the examples on axis 0. Inputs that
         are sharded over devices are gathered first. Under an outer `jax.jit` that cannot be seen:
         do not shard examples there, as XLA's gradients of convolutions would be wrong.
@@ -87,6 +91,8 @@ def ntk(
       strict: True raises where a parameter is used in a way that the structured implementation
         cannot factor. By default large ones are named in an `UnfactoredWarning`; the kernel is
         right in any case.
+      model_state: what f needs beside params, held constant, as running statistics
+        (`{"batch_stats": variables["batch_stats"]}` for `ntk_train.linen_fn(model)`).
       check: True compares the kernel with plain derivatives of f, which takes a few backward passes
         of f over all examples, and raises where it is wrong; not under `jax.jit`. See
         `ntk_train.certify`.
@@ -112,6 +118,7 @@ def ntk(
         x1: PyTree,
         x2: PyTree | None,
         per_layer: bool | Callable[[str], str] = per_layer,
+        model_state: PyTree = model_state,
     ) -> Any:
         resolved, names = resolve(
             f,
@@ -126,18 +133,23 @@ def ntk(
             per_layer=per_layer,
             memory_budget=memory_budget,
             strict=strict,
+            model_state=model_state,
         )
         warn_of_coupling(resolved.problem.coupling)
         kernels = resolved.kernels()
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 
+    yes_or_no("check", check)
     with precision_of_products(precision):
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
         if not check:
-            return as_one_program(kernel, params, x1, x2)
+            return as_one_program(
+                lambda params, x1, x2, state: kernel(params, x1, x2, model_state=state),
+                *(params, x1, x2, model_state),
+            )
     return checked(
         kernel,
-        f,
+        bound(f, model_state),
         params,
         x1,
         x2,
@@ -160,7 +172,9 @@ def resolve(
     **options: Any,
 ) -> tuple[Resolved, list[str]]:
     """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
-    problem = make_problem(f, params, x1, x2, **options)
-    groups = groups_of(problem.paths, per_layer)
-    resolved = choose(problem, list(groups.values()), implementation, strict=strict)
+    yes_or_no("strict", strict)
+    with usual_promotion():
+        problem = make_problem(f, params, x1, x2, **options)
+        groups = groups_of(problem.paths, per_layer)
+        resolved = choose(problem, list(groups.values()), implementation, strict=strict)
     return resolved, list(groups)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 
+from ntk_train._arguments import whole_number
 from ntk_train._registry import lookup, unknown
 from ntk_train.models import cnn, fcn, mixer, resnet, vit, wide_resnet
 from ntk_train.models.cnn import CNN as CNN
@@ -73,14 +74,16 @@ def create_model(name: str, **overrides: Any) -> nn.Module:
       **overrides: attributes that differ from the model's, `num_outputs` for example.
 
     Raises:
-      ValueError: no such model, or it has no such attribute; the text lists what there is.
+      ValueError: no such model, or it has no such attribute, and the text lists what there is; or
+        a size is no whole number, or below 1 (a depth may be 0).
     """
     family, attributes = lookup(MODELS, name, "model")
     known = _attributes(family)
     for key in overrides:
         if key not in known:
             raise ValueError(unknown(f"attribute of model {name!r}:", key, known))
-    return family(**{**attributes, **overrides})
+    sizes = {key: _checked(key, value, known[key]) for key, value in overrides.items()}
+    return family(**{**attributes, **sizes})
 
 
 def model_defaults(name: str) -> dict[str, Any]:
@@ -93,6 +96,17 @@ def model_defaults(name: str) -> dict[str, Any]:
     defaults = {**_attributes(family), **attributes}
     del defaults["num_outputs"]  # the data set decides
     return defaults
+
+
+def _checked(key: str, value: Any, default: Any) -> Any:
+    """An attribute as it is, or as whole numbers if it is a size or several."""
+    defaults = default if isinstance(default, tuple) else (default,)
+    if not all(isinstance(size, int) and not isinstance(size, bool) for size in defaults):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(_checked(key, size, 1) for size in value)
+    least = 0 if key == "depth" else 1
+    return whole_number(key, value, f"a whole number, {least} or more", least=least)
 
 
 def _attributes(family: type[nn.Module]) -> dict[str, Any]:

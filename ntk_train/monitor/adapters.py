@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntk_train._arguments import described
 from ntk_train._types import PyTree
 from ntk_train.errors import KernelInputError
 
@@ -46,7 +47,9 @@ class NnxFn:
         from flax import nnx
 
         if not isinstance(model, nnx.Module):
-            msg = f"model is {_kind(model)}; expected an NNX module, as MLP(nnx.Rngs(0))."
+            hint = "; of a Linen module ntk_train.linen_fn makes one"
+            hint = hint if hasattr(model, "apply") else ", as MLP(nnx.Rngs(0))"
+            msg = f"model is {described(model)}; expected a Flax NNX module{hint}."
             raise KernelInputError(msg)
         if call is not None and not callable(call):
             msg = f"call={call!r}; expected a function call(model, x, ...), as a lambda."
@@ -158,13 +161,10 @@ def linen_fn(model: Any, *args: Any, **kwargs: Any) -> LinenFn:
       KernelInputError: model has no method `apply`, or is a class.
     """
     if isinstance(model, type) or not callable(getattr(model, "apply", None)):
-        msg = f"model is {_kind(model)}; expected a Linen module, as MLP(), with a method apply."
+        hint = "; of an NNX module ntk_train.nnx_fn makes one" if hasattr(model, "eval") else ""
+        msg = f"model is {described(model)}; expected a Flax Linen module{hint}."
         raise KernelInputError(msg)
     return LinenFn(model, args, tuple(kwargs.items()))
-
-
-def _kind(model: Any) -> str:
-    return f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
 
 
 def _copied(tree: PyTree) -> PyTree:

@@ -215,7 +215,8 @@ def _warn_of_coupling(coupling: float | None) -> None:
     if coupling is not None and coupling > _COUPLING_TOLERANCE:
         _log.warning(
             "The outputs of a probe input change by %.2g relative to the largest when it is "
-            "computed alone: examples interact (BatchNorm in train mode?), but batched=True "
-            "takes them one by one. Switch f to eval mode, or give the hook batched=False.",
+            "computed alone: examples interact (BatchNorm in train mode?), or draw other random "
+            "numbers in another batch (dropout in train mode?), but batched=True takes them one "
+            "by one. Switch f to eval mode, or give the hook batched=False.",
             coupling,
         )

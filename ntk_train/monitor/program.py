@@ -22,12 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.kernel.auto import Resolved
+from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
+from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.convention import convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
 
@@ -89,23 +91,15 @@ class KernelProgram:
         self.budget = options.get("memory_budget")
         self._probe = probe
         self._unflatten = lambda arrays: _joined(arrays, static, treedef)
-
-        def bind(arrays: list[jax.Array]) -> tuple[ApplyFn, PyTree]:
-            params, model_state = _joined([_whole(leaf) for leaf in arrays], static, treedef)
-            if not jax.tree.leaves(model_state):
-                return f, params
-            return (lambda params, x: f(params, x, model_state)), params
-
-        bound, params = bind(arrays)
         plans: list[Resolved] = []  # made once, while the kernel is traced
 
         def kernel(arrays: list[jax.Array], probe: PyTree) -> dict[str, Any]:
-            bound, params = bind(arrays)
+            params, model_state = self._unflatten(replicated(arrays))
             found: dict[str, Any] = {}
             if with_logits:
-                found["logits"] = _flat(bound(params, probe))
-            with precision_of_products(options["precision"]):
-                resolved, layers = resolve(bound, params, probe, **options)
+                found["logits"] = _flat(bound(f, model_state)(params, probe))
+            with precision_of_products(options["precision"]), usual_promotion():
+                resolved, layers = resolve(f, params, probe, model_state=model_state, **options)
                 parts = resolved.kernels()
             plans.append(resolved)
             if not options.get("per_layer"):
@@ -115,12 +109,19 @@ class KernelProgram:
         lowered = jax.jit(kernel).lower(arrays, probe)
         resolved, kernel_info = plans.pop(), lowered.out_info["kernel"]
         problem, name = resolved.problem, resolved.implementation
+        warn_of_coupling(problem.coupling)
         coupling = None
-        if options["batched"] and problem.coupling is None:  # else `ntk` warns of it
-            coupling = jax.jit(lambda arrays, probe: _coupling(*bind(arrays), probe)).lower(
-                arrays, probe
-            )
-        outputs = jax.tree.leaves(jax.eval_shape(lambda probe: bound(params, probe), probe))
+        if options["batched"] and problem.coupling is None:  # or it has been said
+
+            def coupling_of(arrays: list[jax.Array], probe: PyTree) -> tuple[jax.Array, jax.Array]:
+                params, model_state = self._unflatten(replicated(arrays))
+                return _coupling(bound(f, model_state), params, probe)
+
+            coupling = jax.jit(coupling_of).lower(arrays, probe)
+        params, model_state = self._unflatten(replicated(arrays))
+        outputs = jax.tree.leaves(
+            jax.eval_shape(lambda probe: bound(f, model_state)(params, probe), probe)
+        )
         self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
         self.eps = rounding_of(problem, kernel_info, outputs)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
@@ -281,18 +282,6 @@ def _joined(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
     return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in static])
 
 
-def _whole(leaf: jax.Array) -> jax.Array:
-    """An array that is divided over a mesh with explicit axes, as a whole on each device.
-
-    There the division is part of an array's type, and each product in which it is ambiguous would
-    have to say what becomes of it; over axes that are `Auto` XLA decides, and it stays divided.
-    """
-    sharding = jax.typeof(leaf).sharding
-    if all(axes is None for axes in sharding.spec):
-        return leaf
-    return jax.sharding.reshard(leaf, NamedSharding(sharding.mesh, PartitionSpec()))
-
-
 def _flat(outputs: PyTree) -> jax.Array:
     """Outputs as one array [N, O], in the order of the kernel's."""
     leaves = jax.tree.leaves(outputs)
@@ -302,7 +291,7 @@ def _flat(outputs: PyTree) -> jax.Array:
 
 def _mark(arrays: list[jax.Array]) -> jax.Array:
     """Something small that is there when the arrays are."""
-    return _whole(min(arrays, key=lambda leaf: leaf.size)).reshape(-1)[:1]
+    return replicated(min(arrays, key=lambda leaf: leaf.size)).reshape(-1)[:1]
 
 
 def _coupling(f: ApplyFn, params: PyTree, probe: PyTree) -> tuple[jax.Array, jax.Array]:

@@ -1,12 +1,10 @@
 """When a hook runs: every so many steps, on given steps, every so many seconds."""
 
-import contextlib
 import math
-import numbers
 import time
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection
 
+from ntk_train._arguments import check_type, real_number, whole_number
 from ntk_train.errors import KernelInputError
 
 
@@ -23,7 +21,8 @@ class Schedule:
       last_step: run at this step too, whatever the others say.
 
     Raises:
-      KernelInputError: no rule is given, or one that is not positive.
+      KernelInputError: no rule is given, or one that is not positive, or steps that are no whole
+        numbers.
     """
 
     def __init__(
@@ -34,20 +33,23 @@ class Schedule:
         every_secs: float | None = None,
         last_step: int | None = None,
     ) -> None:
-        for name, value in (("every_steps", every_steps), ("every_secs", every_secs)):
-            if value is not None and not (isinstance(value, numbers.Real) and value > 0):
-                msg = f"{name}={value!r} must be positive; leave it None to switch this rule off."
-                raise KernelInputError(msg)
-        every_steps = None if every_steps is None else _step("every_steps", every_steps)
-        on_steps = {_step("on_steps", step) for step in _several(on_steps)}
+        if every_steps is not None:
+            expected = "a positive number of steps, or None to switch this rule off"
+            every_steps = whole_number("every_steps", every_steps, expected)
+        if every_secs is not None:
+            expected = "a positive number of seconds, or None to switch this rule off"
+            every_secs = real_number("every_secs", every_secs, expected, above=0, or_infinite=True)
+        expected = "the steps at which to run, as [0, 100, 1000]"
+        check_type("on_steps", on_steps, Collection, expected)
+        steps = {whole_number("on_steps", step, expected, least=0) for step in on_steps}
         if last_step is not None:
-            on_steps.add(_step("last_step", last_step))
-        if every_steps is None and not on_steps and every_secs is None:
+            steps.add(whole_number("last_step", last_step, "a step, or None", least=0))
+        if every_steps is None and not steps and every_secs is None:
             msg = "The hook would never run: give every_steps, on_steps or every_secs."
             raise KernelInputError(msg)
         self._every_steps = every_steps
         self._every_secs = every_secs
-        self._on_steps = on_steps
+        self._on_steps = steps
         self._previous: int | None = None
         self._last_run: tuple[int, float] | None = None
         self._rests_until = -math.inf
@@ -75,18 +77,3 @@ class Schedule:
         """Leaves out `every_steps` and `every_secs` for so long after the last run."""
         if self._last_run is not None:
             self._rests_until = self._last_run[1] + seconds
-
-
-def _several(on_steps: Any) -> Iterable[Any]:
-    if isinstance(on_steps, str) or not isinstance(on_steps, Iterable):
-        msg = f"on_steps={on_steps!r}; expected several steps, as [0, 100]."
-        raise KernelInputError(msg)
-    return on_steps
-
-
-def _step(name: str, step: Any) -> int:
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        if not isinstance(step, str) and int(step) == step:
-            return int(step)
-    msg = f"{name} has the step {step!r}; expected an integer."
-    raise KernelInputError(msg)

@@ -230,8 +230,11 @@ def _at_most(dtype: Any, factor: Callable[[jax.Array], jax.Array]) -> Callable:
 
     def narrowed(operand: jax.Array) -> jax.Array:
         y = factor(operand)
-        is_float = jnp.issubdtype(y.dtype, jnp.floating)  # the factor x of a gather is its index
-        return y.astype(dtype) if is_float and jnp.promote_types(y.dtype, dtype) != dtype else y
+        if not jnp.issubdtype(y.dtype, jnp.floating):  # the factor x of a gather is its index
+            return y
+        bits = jnp.finfo(y.dtype).bits
+        # Products of float8 with wider factors are not defined.
+        return y.astype(dtype) if bits < 16 or bits > jnp.finfo(dtype).bits else y
 
     return narrowed
 

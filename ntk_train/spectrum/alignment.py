@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_train._arguments import numeric_array, whole_number
 from ntk_train.errors import KernelInputError
 from ntk_train.spectrum.eigen import checked_matrix, rounding_of
 
@@ -87,9 +88,8 @@ def top_space_alignment(kernel: Any, labels: Any, k: int, *, centred: bool = Fal
     """
     outputs = np.shape(kernel)[1] if np.ndim(kernel) == 4 else None
     matrix = checked_matrix(kernel)
-    if not 1 <= k <= len(matrix):
-        msg = f"k={k}; the kernel has {len(matrix)} eigenvectors: expected 1 <= k <= that."
-        raise KernelInputError(msg)
+    n = len(matrix)
+    k = whole_number("k", k, f"1 to {n}, as the kernel has {n} eigenvectors", most=n)
     targets = as_targets(labels, len(matrix) // (outputs or 1), outputs)
     if centred:
         before = np.max(np.abs(targets))
@@ -105,11 +105,12 @@ def top_space_alignment(kernel: Any, labels: Any, k: int, *, centred: bool = Fal
 
 def as_targets(labels: Any, n: int, outputs: int | None) -> np.ndarray:
     """Labels as float64 targets [N, C]; see `kernel_target_alignment`."""
-    labels = np.asarray(labels)
+    expected = "integers [N], or real targets [N] or [N, C]"
+    labels = numeric_array("labels", labels, expected)
     if labels.shape[:1] != (n,) or labels.ndim > 2 or np.iscomplexobj(labels):
         msg = (
             f"labels is {labels.dtype}{list(labels.shape)}; the kernel is of {n} examples: "
-            "expected integers [N], or real targets [N] or [N, C]."
+            f"expected {expected}."
         )
         raise KernelInputError(msg)
     if labels.ndim == 1 and (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)):

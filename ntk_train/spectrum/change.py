@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_train._arguments import real_number, whole_number
 from ntk_train.errors import KernelInputError
 from ntk_train.spectrum.eigen import checked_matrix, rounding_of
 
@@ -61,9 +62,8 @@ def kernel_velocity(kernel: Any, previous: Any, steps: float | int) -> float:
     Raises:
       KernelInputError: steps is not positive, or the kernels do not match.
     """
-    if not steps > 0:
-        msg = f"steps={steps}; expected the positive number of steps since the previous kernel."
-        raise KernelInputError(msg)
+    expected = "the positive number of steps since the previous kernel"
+    steps = real_number("steps", steps, expected, above=0)
     return kernel_distance(kernel, previous) / steps
 
 
@@ -78,9 +78,8 @@ def principal_angles(kernel: Any, reference: Any, k: int) -> np.ndarray:
       KernelInputError: k is not from 1 to n, or the kernels do not match.
     """
     new, old = _pair(kernel, reference)
-    if not 1 <= k <= len(new):
-        msg = f"k={k}; the kernels have {len(new)} eigenvectors: expected 1 <= k <= that."
-        raise KernelInputError(msg)
+    n = len(new)
+    k = whole_number("k", k, f"1 to {n}, as the kernels have {n} eigenvectors", most=n)
     u = _top_span(new, k, rounding_of(kernel))
     v = _top_span(old, k, rounding_of(reference))
     if u is None or v is None:

@@ -5,7 +5,9 @@ every run states them beside its numbers.
 """
 
 import dataclasses
+from typing import Any
 
+from ntk_train._arguments import check_type
 from ntk_train.errors import ConventionError
 
 # What the numbers of two different networks must still have in common to be compared.
@@ -67,6 +69,16 @@ class Convention:
         return "\n".join(["| convention | value |", "|---|---|", *rows])
 
 
+def check_convention(convention: Any) -> None:
+    """Refuses what is neither a convention nor None: labels that came in its place.
+
+    Raises:
+      KernelInputError: it is neither.
+    """
+    expected = "an ntk_train.Convention or None; labels are the argument labels="
+    check_type("convention", convention, (Convention, type(None)), expected)
+
+
 def check_comparable(
     first: Convention | None, second: Convention | None, *, same_network: bool = True
 ) -> None:
@@ -79,7 +91,10 @@ def check_comparable(
 
     Raises:
       ConventionError: they differ; the text names both in what differs.
+      KernelInputError: one is no convention.
     """
+    check_convention(first)
+    check_convention(second)
     if first is None or second is None:
         if first is not second:
             stated = first if second is None else second

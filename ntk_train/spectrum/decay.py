@@ -19,10 +19,11 @@ ICML 2020, section 4, relate it to how the error falls with the number of exampl
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
-from ntk_train.errors import KernelInputError
+from ntk_train._arguments import check_type, whole_number
 from ntk_train.spectrum.eigen import Spectrum
 
 
@@ -59,7 +60,11 @@ def entropy_rank(spectrum: Spectrum) -> float:
     Eigenvalues at or below the noise floor are left out: as -p log p is steep at 0, n noise
     eigenvalues of size n eps lambda_max would add their own number times log(1/p). 0 for a kernel
     that has none above it.
+
+    Raises:
+      KernelInputError: the argument is no `Spectrum`.
     """
+    _check_spectrum(spectrum)
     signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
     if not signal.size:
         return 0.0
@@ -80,11 +85,15 @@ def power_law(spectrum: Spectrum, first: int = 1, last: int | None = None) -> Po
         which the slope would be that of rounding errors.
 
     Raises:
-      KernelInputError: first is below 1, or last below first.
+      KernelInputError: first is below 1, or last below first; or the first argument is no
+        `Spectrum`.
     """
-    if first < 1 or (last is not None and last < first):
-        msg = f"first={first}, last={last}; expected ranks 1 <= first <= last."
-        raise KernelInputError(msg)
+    _check_spectrum(spectrum)
+    first = whole_number("first", first, "ranks 1 <= first <= last")
+    if last is not None:
+        last = whole_number(
+            "last", last, f"ranks 1 <= first <= last, or None; first={first}", least=first
+        )
     rank = spectrum.numerical_rank
     last = rank if last is None else min(last, rank)
     if last - first < 2:
@@ -98,3 +107,8 @@ def power_law(spectrum: Spectrum, first: int = 1, last: int | None = None) -> Po
     if variance <= len(y) * (len(y) * 4 * np.finfo(np.float64).eps) ** 2:
         return PowerLaw(0.0, math.nan, first, last)
     return PowerLaw(-slope, 1 - float(np.sum((y - slope * x) ** 2)) / variance, first, last)
+
+
+def _check_spectrum(spectrum: Any) -> None:
+    expected = "the Spectrum that kernel_spectrum(kernel) returns"
+    check_type("spectrum", spectrum, Spectrum, expected)

@@ -18,13 +18,20 @@ from typing import Any
 
 import numpy as np
 
+from ntk_train._arguments import check_type, real_number, whole_number, yes_or_no
 from ntk_train.errors import KernelInputError
 from ntk_train.spectrum.alignment import kernel_target_alignment, top_space_alignment
-from ntk_train.spectrum.convention import Convention, check_comparable
+from ntk_train.spectrum.convention import Convention, check_comparable, check_convention
 from ntk_train.spectrum.decay import entropy_rank, power_law
-from ntk_train.spectrum.eigen import Spectrum, kernel_spectrum
+from ntk_train.spectrum.eigen import Spectrum, checked_matrix, kernel_spectrum
 from ntk_train.spectrum.layers import layer_diagnostics
-from ntk_train.spectrum.learning_rate import CrossEntropy, SquaredLoss, critical_learning_rate
+from ntk_train.spectrum.learning_rate import (
+    CrossEntropy,
+    SquaredLoss,
+    check_loss,
+    checked_momentum,
+    critical_learning_rate,
+)
 from ntk_train.spectrum.reference import ReferenceKernels
 
 
@@ -37,12 +44,24 @@ class Training:
       learning_rate: of this step; None leaves out the ratio to the critical one.
       momentum: beta of SGD, as in `critical_learning_rate`.
       nesterov: whether it is Nesterov's.
+
+    Raises:
+      KernelInputError: one of them is not of its kind, or out of range.
     """
 
     loss: SquaredLoss | CrossEntropy
     learning_rate: float | int | None = None
     momentum: float | int = 0.0
     nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuses a loss by its name, a schedule in place of a rate, numbers out of range."""
+        check_loss(self.loss)
+        checked_momentum(self.momentum)
+        yes_or_no("nesterov", self.nesterov)
+        if self.learning_rate is not None:
+            expected = "the rate of this step, 0 or more, as schedule(step), or None"
+            real_number("learning_rate", self.learning_rate, expected, least=0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,7 +134,8 @@ def diagnose(
       training: without it there is no critical learning rate. There is none either for a traced,
         summed or chosen kernel of several outputs, from which it does not follow: a kernel
         [N, N] counts as full only if its convention says that there is one output.
-      layers: the parts of the kernel, as `ntk(..., per_layer=True)` returns them.
+      layers: the parts of the kernel, as `ntk(..., per_layer=True)` returns them; they must add up
+        to it.
       references: earlier kernels; without them nothing is said of a change.
       step: of this kernel; needed with references.
       top_k: how many eigenvectors are the top space, for alignment and rotation.
@@ -124,13 +144,20 @@ def diagnose(
         its numbers are left out then, and the spectrum and all others are there. None raises.
 
     Raises:
-      KernelInputError, DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
+      KernelInputError: an argument does not fit the kernel; the text says which.
+      DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
       ConventionError: the references are of another convention.
     """
-    kernel = np.asarray(kernel)
+    check_convention(convention)
     spectrum = kernel_spectrum(kernel, eps=eps)
+    kernel = np.asarray(kernel)
+    top_k = whole_number("top_k", top_k, "how many eigenvectors, 1 or more")
     top_k = min(top_k, len(spectrum.eigenvalues))
+    fit_first = whole_number("fit_first", fit_first, "the first rank of the fit, 1 or more")
     values = {"entropy_rank": entropy_rank(spectrum), **power_law(spectrum, fit_first).scalars()}
+    if training is not None:
+        expected = "Training(loss, ...), as Training(CrossEntropy(), momentum=0.9), or None"
+        check_type("training", training, Training, expected)
 
     def add(argument: str, numbers: Callable[[], Mapping[str, float]]) -> bool:
         try:
@@ -147,12 +174,13 @@ def diagnose(
     if training is not None and _is_full(kernel, convention):
         add("training", lambda: _rates(kernel, training, logits))
     if references is not None:
+        check_type("references", references, ReferenceKernels, "ReferenceKernels or None")
         if step is None:
             msg = "step is None; with references the step of the kernel is needed."
             raise KernelInputError(msg)
         add("references", lambda: references.scalars(kernel, step, convention, top_k=top_k))
-    if layers:
-        add("layers", lambda: _of_layers(layers, labels))
+    if layers is not None:
+        add("layers", lambda: _of_layers(kernel, layers, labels))
     return Diagnostics(spectrum, MappingProxyType(values), convention)
 
 
@@ -164,12 +192,35 @@ def _alignments(kernel: np.ndarray, labels: Any, top_k: int) -> dict[str, float]
     }
 
 
-def _of_layers(layers: Mapping[str, Any], labels: Any) -> dict[str, float]:
+def _of_layers(kernel: np.ndarray, layers: Mapping[str, Any], labels: Any) -> dict[str, float]:
+    found = layer_diagnostics(layers, labels)
+    shape = np.shape(next(iter(layers.values())))
+    if shape != kernel.shape:
+        msg = (
+            f"layers has kernels of shape {shape}; expected that of the kernel, {kernel.shape}: "
+            "compute both with the same outputs and inputs."
+        )
+        raise KernelInputError(msg)
+    whole = checked_matrix(kernel)
+    left = whole - sum(checked_matrix(layer) for layer in layers.values())
+    change = float(np.max(np.abs(left)))
+    # Parts that are computed with products of few bits are off by some of these.
+    if change > _TOLERANCE * np.max(np.abs(whole)):
+        msg = (
+            f"layers does not add up to the kernel: entries differ by up to {change:.3g}, of "
+            f"{np.max(np.abs(whole)):.3g} in all. Pass all that "
+            "ntk_train.ntk(..., per_layer=True) returns at the same params, and its sum as the "
+            "kernel."
+        )
+        raise KernelInputError(msg)
     return {
         f"layer/{name}/{key}": value
-        for name, layer in layer_diagnostics(layers, labels).items()
+        for name, layer in found.items()
         for key, value in layer.scalars().items()
     }
+
+
+_TOLERANCE = 0.01  # of the largest entry
 
 
 def _is_full(kernel: np.ndarray, convention: Convention | None) -> bool:
@@ -189,5 +240,5 @@ def _rates(kernel: np.ndarray, training: Training, logits: Any) -> dict[str, flo
     )
     rates = {"critical_learning_rate": critical}
     if training.learning_rate is not None:
-        rates["learning_rate_ratio"] = training.learning_rate / critical
+        rates["learning_rate_ratio"] = float(training.learning_rate) / critical
     return rates

@@ -23,6 +23,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_train._arguments import described, numeric_array, real_number
 from ntk_train.errors import DtypeError, KernelInputError, NonFiniteKernelError
 
 
@@ -107,19 +108,31 @@ def kernel_spectrum(kernel: Any, *, eps: float | None = None) -> Spectrum:
         before the decomposition, so that rounding in one triangle does not decide.
       eps: relative rounding error of an entry of the kernel. By default that of the kernel's
         dtype; a kernel whose products were rounded to fewer bits needs its own (2**-11 for TF32).
+        From 0 to below 1.
 
     Returns:
       A `Spectrum`.
 
     Raises:
-      KernelInputError: the array is no square kernel, is empty, or is far from symmetric.
+      KernelInputError: the array is no square kernel, is empty, or is far from symmetric; or eps
+        is no relative error.
       DtypeError: it is complex.
       NonFiniteKernelError: the kernel has NaN or infinite entries; the text says how many.
     """
     matrix = checked_matrix(kernel)
-    eps = rounding_of(kernel) if eps is None else eps
+    eps = rounding_of(kernel) if eps is None else _relative_error(eps)
     eigenvalues = np.linalg.eigvalsh(matrix)[::-1]
     return Spectrum(eigenvalues, len(matrix) * eps * max(float(eigenvalues[0]), 0.0))
+
+
+def _relative_error(eps: Any) -> float:
+    return real_number(
+        "eps",
+        eps,
+        "a relative rounding error from 0 to below 1, as 2**-11, or None",
+        least=0,
+        below=1,
+    )
 
 
 def rounding_of(kernel: Any) -> float:
@@ -129,28 +142,32 @@ def rounding_of(kernel: Any) -> float:
     return float(jnp.finfo(dtype if is_float else np.float64).eps)
 
 
-def checked_matrix(kernel: Any) -> np.ndarray:
+def checked_matrix(kernel: Any, name: str = "kernel") -> np.ndarray:
     """A kernel [N, N] or [N, O, N, O] as one symmetric float64 matrix on the host.
+
+    Args:
+      kernel: the array.
+      name: of the argument, for errors.
 
     Raises:
       KernelInputError, DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
     """
-    kernel = np.asarray(kernel)
+    kernel = numeric_array(name, kernel, "the array that ntk_train.ntk returns")
     if np.iscomplexobj(kernel):
-        msg = f"kernel is {kernel.dtype}; a tangent kernel is real."
+        msg = f"{name} is {described(kernel)}; a tangent kernel is real."
         raise DtypeError(msg)
-    matrix = _as_matrix(kernel)
+    matrix = _as_matrix(kernel, name)
     bad = ~np.isfinite(matrix)
     if np.any(bad):
         msg = (
-            f"The kernel has {np.sum(bad)} NaN or infinite entries of {matrix.size}, so it has no "
+            f"{name} has {np.sum(bad)} NaN or infinite entries of {matrix.size}, so it has no "
             f"spectrum: {_cause(bad, len(kernel))}"
         )
         raise NonFiniteKernelError(msg)
     asymmetry = np.max(np.abs(matrix - matrix.T))
     if asymmetry > 0.01 * np.max(np.abs(matrix)):
         msg = (
-            f"kernel is not symmetric: entries differ from their mirror images by up to "
+            f"{name} is not symmetric: entries differ from their mirror images by up to "
             f"{asymmetry:.3g}. A kernel of x1 with other inputs x2 has no spectrum (use x2=None), "
             "and [N, N, O, O] of empirical_ntk_fn needs kernel.transpose(0, 2, 1, 3)."
         )
@@ -180,7 +197,7 @@ def _cause(bad: np.ndarray, n: int) -> str:
     )
 
 
-def _as_matrix(kernel: np.ndarray) -> np.ndarray:
+def _as_matrix(kernel: np.ndarray, name: str) -> np.ndarray:
     shape = kernel.shape
     if len(shape) == 4 and shape[:2] == shape[2:]:
         kernel = kernel.reshape(shape[0] * shape[1], -1)
@@ -192,6 +209,6 @@ def _as_matrix(kernel: np.ndarray) -> np.ndarray:
             if len(shape) == 4 and shape[0] == shape[1] and shape[2] == shape[3]
             else " A kernel of x1 with other inputs x2 has no eigenvalues; use x2=None."
         )
-        msg = f"kernel has shape {shape}; expected [N, N] or [N, O, N, O] with N, O > 0.{hint}"
+        msg = f"{name} has shape {shape}; expected [N, N] or [N, O, N, O] with N, O > 0.{hint}"
         raise KernelInputError(msg)
     return kernel.astype(np.float64)

@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train.errors import KernelInputError, NonFiniteKernelError
+from ntk_train._arguments import check_type, described, real_number, whole_number
+from ntk_train.errors import DtypeError, KernelInputError, NonFiniteKernelError
 
 
 @runtime_checkable
@@ -66,6 +67,30 @@ class MatrixOperator:
         """The product with a vector."""
         product = jnp.matmul(self.matrix, v, precision="highest")
         return product + self.ridge * v if self.ridge else product
+
+    def check(self) -> None:
+        """Refuses what is no symmetric matrix of real floating-point numbers.
+
+        Raises:
+          KernelInputError, DtypeError: it is none.
+        """
+        expected = "an array [n, n]; a full kernel [N, O, N, O] is kernel.reshape(N * O, N * O)"
+        check_type("matrix", self.matrix, (jax.Array, np.ndarray), expected)
+        shape = self.matrix.shape
+        if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+            msg = f"matrix is {described(self.matrix)}; expected {expected}."
+            raise KernelInputError(msg)
+        real_number("ridge", self.ridge, "a number to add to the diagonal")
+        if isinstance(self.matrix, jax.core.Tracer):
+            return
+        asymmetry = float(jnp.max(jnp.abs(self.matrix - self.matrix.T)))
+        if asymmetry > 0.01 * float(jnp.max(jnp.abs(self.matrix))):
+            msg = (
+                f"matrix is not symmetric: entries differ from their mirror images by up to "
+                f"{asymmetry:.3g}. Lanczos' method is for symmetric matrices; a kernel of x1 with "
+                "other inputs x2 is none."
+            )
+            raise KernelInputError(msg)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,17 +155,18 @@ def top_eigenvalues(
       key: for the start; `jax.random.key(0)` by default.
 
     Raises:
-      KernelInputError: k or steps is below 1.
+      KernelInputError: k or steps is below 1, or an argument is not of its kind.
+      DtypeError: the operator is not real floating point.
       NonFiniteKernelError: a product has NaN or infinite entries.
       ModuleNotFoundError: matfree is not installed.
     """
-    n = math.prod(operator.shape)
-    if k < 1 or (steps is not None and steps < 1):
-        msg = f"k={k}, steps={steps}; expected at least one eigenvalue and one step."
-        raise KernelInputError(msg)
+    n = math.prod(checked_operator(operator).shape)
+    k = whole_number("k", k, "at least one eigenvalue")
+    if steps is not None:
+        steps = whole_number("steps", steps, "at least one step, or None")
     k = min(k, n)
     steps = min(n, max(k, 2 * k + 20 if steps is None else steps))
-    key = jax.random.key(0) if key is None else key
+    key = checked_key(key)
     noise = n * float(jnp.finfo(operator.dtype).eps)
     basis, values, vectors = np.zeros((0, n)), np.zeros(0), np.zeros((0, n))
     while len(basis) < n:
@@ -159,6 +185,42 @@ def top_eigenvalues(
         if enough or not run.exhausted:
             break
     return _verified(operator, vectors, noise)
+
+
+def checked_operator(operator: Any) -> Any:
+    """An operator of real floating-point vectors.
+
+    Raises:
+      KernelInputError: it is none; a kernel as an array, for example.
+      DtypeError: its vectors are of another dtype.
+    """
+    if not callable(getattr(operator, "matvec", None)):
+        msg = (
+            f"operator is {described(operator)}; expected a KernelOperator, or "
+            "MatrixOperator(matrix) of a dense kernel [n, n]."
+        )
+        raise KernelInputError(msg)
+    if isinstance(operator, MatrixOperator):
+        operator.check()
+    if not jnp.issubdtype(operator.dtype, jnp.floating):
+        msg = f"operator is of {operator.dtype} vectors; expected real floating-point ones."
+        raise DtypeError(msg)
+    return operator
+
+
+def checked_key(key: Any) -> jax.Array:
+    """The random key, that of 0 by default.
+
+    Raises:
+      KernelInputError: it is none; a seed, for example.
+    """
+    if key is None:
+        return jax.random.key(0)
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+        msg = f"key={described(key)}; expected jax.random.key(seed), or None."
+        raise KernelInputError(msg)
+    return key
 
 
 def tridiagonalise(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_train._arguments import check_type
 from ntk_train.errors import KernelInputError
 from ntk_train.spectrum.alignment import kernel_target_alignment
 from ntk_train.spectrum.eigen import checked_matrix
@@ -54,14 +55,18 @@ def layer_diagnostics(
       labels: as in `kernel_target_alignment`, or None.
 
     Raises:
-      KernelInputError: there is no kernel, or they have different shapes.
+      KernelInputError: there is no kernel, or they have different shapes, or come in no dict.
       DtypeError, NonFiniteKernelError: as `kernel_spectrum`.
     """
+    expected = "the dict of kernels by layer that ntk_train.ntk(..., per_layer=True) returns"
+    check_type("layers", kernels, Mapping, expected)
+    matrices = {
+        name: checked_matrix(kernel, f"layers[{name!r}]") for name, kernel in kernels.items()
+    }
     shapes = {name: np.shape(kernel) for name, kernel in kernels.items()}
     if len(set(shapes.values())) != 1:
-        msg = f"kernels has shapes {shapes}; expected one or more kernels of one shape."
+        msg = f"layers has shapes {shapes}; expected one or more kernels of one shape."
         raise KernelInputError(msg)
-    matrices = {name: checked_matrix(kernel) for name, kernel in kernels.items()}
     traces = {name: float(np.trace(matrix)) for name, matrix in matrices.items()}
     total = math.fsum(traces.values())
 

@@ -20,17 +20,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from ntk_train._arguments import described, numeric_array, whole_number
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
-from ntk_train.errors import KernelInputError
+from ntk_train.errors import DtypeError, KernelInputError
+from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import make_problem, warn_of_coupling
+from ntk_train.kernel.problem import (
+    check_options,
+    make_problem,
+    on_one_device,
+    replicated,
+    warn_of_coupling,
+)
+from ntk_train.kernel.whole import usual_promotion
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "x", "chosen"],
+    data_fields=["params", "x", "chosen", "model_state"],
     meta_fields=["f", "outputs", "chunk", "batched", "precision", "param_filter"],
 )
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -48,6 +58,10 @@ class KernelOperator:
       precision: as in `ntk_train.ntk`.
       param_filter: as in `ntk_train.ntk`.
       chosen: integers [N], the chosen logit of each example, in place of `outputs`.
+      model_state: as in `ntk_train.ntk`, with arrays as leaves.
+
+    Raises:
+      KernelInputError: an argument is not of its kind.
     """
 
     f: ApplyFn
@@ -59,6 +73,22 @@ class KernelOperator:
     precision: str | None = "highest"
     param_filter: ParamFilter | None = None
     chosen: Any = None
+    _: dataclasses.KW_ONLY
+    model_state: PyTree = None
+
+    def __post_init__(self) -> None:
+        """Refuses what could not work in any product; arrays are checked there."""
+        check_options(self.f, self.batched, self.param_filter)
+        if not isinstance(self.outputs, str) or self.outputs not in ("full", "sum"):
+            msg = (
+                f"outputs={described(self.outputs)}; a KernelOperator has 'full' and 'sum', and "
+                "chosen= for chosen logits. The product with a trace is O products with the full "
+                "kernel."
+            )
+            raise KernelInputError(msg)
+        if self.chunk is not None:
+            expected = "1 or more examples at a time, or None for all"
+            whole_number("chunk", self.chunk, expected)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -70,41 +100,56 @@ class KernelOperator:
         """Dtype of the vectors, that of the outputs."""
         return self._out_info().dtype
 
-    def matvec(self, v: Array) -> Array:
-        """Theta v, of the shape of v.
+    def matvec(self, v: Array | np.ndarray | list) -> Array:
+        """Theta v, of the shape of v; complex where v is.
 
         Raises:
           KernelInputError: v has another shape, or an argument of the operator does not fit.
+          DtypeError: v holds no numbers.
         """
-        return _product(self, v, None)
+        return self._multiplied(v, None)
 
-    def cross(self, v: Array, x: PyTree) -> Array:
+    def cross(self, v: Array | np.ndarray | list, x: PyTree) -> Array:
         """Theta(x, x_operator) v: what a vector of the operator's examples is at other examples.
 
         Args:
-          v: of the operator's shape.
+          v: numbers, of the operator's shape.
           x: M inputs.
 
         Returns:
-          [M, O] or [M].
+          [M, O] or [M]; complex where v is.
 
         Raises:
-          KernelInputError: the operator is of chosen outputs, which other examples have none of.
+          KernelInputError: the operator is of chosen outputs, which other examples have none of; or
+            an argument does not fit.
+          DtypeError: v holds no numbers.
         """
+        if x is None:
+            msg = "x is None; expected M inputs. The product at the operator's own is matvec(v)."
+            raise KernelInputError(msg)
         if self.chosen is not None:
             msg = "chosen is given: other examples have no chosen outputs; use outputs='full'."
             raise KernelInputError(msg)
-        return _product(self, v, x)
+        return self._multiplied(v, x)
+
+    def _multiplied(self, v: Any, x: PyTree | None) -> Array:
+        """The product with any numbers; of complex ones the real kernel takes each part."""
+        _check_arrays("params", self.params)
+        _check_arrays("model_state", self.model_state)
+        for inputs in (self.x, x):
+            _check_arrays("x", inputs)
+        x = None if x is None else on_one_device("x", x)
+        left = dataclasses.replace(self, x=on_one_device("x", self.x))
+        v = replicated(_as_vector(v))
+        if not jnp.iscomplexobj(v):
+            return _product(left, v, x)
+        real, imaginary = _product(left, v.real, x), _product(left, v.imag, x)
+        dtype = jnp.promote_types(real.dtype, jnp.float32)
+        return jax.lax.complex(real.astype(dtype), imaginary.astype(dtype))
 
     def _problem(self) -> KernelProblem:
-        if self.outputs not in ("full", "sum"):
-            msg = f"outputs={self.outputs!r}; a KernelOperator has 'full', 'sum' or chosen=."
-            raise KernelInputError(msg)
-        if self.chunk is not None and self.chunk < 1:
-            msg = f"chunk={self.chunk}; expected 1 or more examples at a time, or None for all."
-            raise KernelInputError(msg)
         with precision_of_products(self.precision):
-            return make_problem(
+            problem = make_problem(
                 self.f,
                 self.params,
                 self.x,
@@ -113,11 +158,15 @@ class KernelOperator:
                 batched=self.batched,
                 precision=self.precision,
                 param_filter=self.param_filter,
+                model_state=self.model_state,
+                name="x",
             )
+            return widened(problem)
 
     def _out_info(self) -> Any:
-        problem = self._problem()
-        return jax.eval_shape(self._side(problem), problem.theta, problem.x1)
+        with usual_promotion():
+            problem = self._problem()
+            return jax.eval_shape(self._side(problem), problem.theta, problem.x1)
 
     @staticmethod
     def _side(problem: KernelProblem) -> Callable[[list[jax.Array], PyTree], jax.Array]:
@@ -172,8 +221,8 @@ class KernelOperator:
 
     def _chunks(self, tree: PyTree, *, zeros: bool = False) -> PyTree:
         """Leaves as [number of chunks, chunk, ...], filled up with zeros or with the last one."""
-        size = self.chunk
-        assert size is not None
+        assert self.chunk is not None
+        size = int(self.chunk)
 
         def split(leaf: jax.Array) -> jax.Array:
             n = leaf.shape[0]
@@ -191,6 +240,38 @@ class KernelOperator:
 def _product(operator: KernelOperator, v: Array, x: PyTree | None) -> Array:
     """Theta(x, x_operator) v, compiled; None for the operator's own x."""
     left = operator if x is None else dataclasses.replace(operator, x=x)
-    problems = [side._problem() for side in ([operator] if x is None else [operator, left])]
-    warn_of_coupling(next((p.coupling for p in problems if p.coupling is not None), None))
-    return left._push(operator._pull(v), problems[-1].x1)
+    with usual_promotion():
+        problems = [side._problem() for side in ([operator] if x is None else [operator, left])]
+        warn_of_coupling(next((p.coupling for p in problems if p.coupling is not None), None))
+        return left._push(operator._pull(v), problems[-1].x1)
+
+
+def _as_vector(v: Any) -> jax.Array:
+    """A vector of numbers of any dtype, as an array.
+
+    Raises:
+      DtypeError: it holds none.
+    """
+    numbers = v if isinstance(v, jax.Array) else numeric_array("v", v, "an array of numbers")
+    is_number = jnp.issubdtype(numbers.dtype, jnp.number) or numbers.dtype == bool
+    if not is_number:
+        msg = f"v is {described(v)}; expected an array of numbers, of the operator's shape."
+        raise DtypeError(msg)
+    return jnp.asarray(numbers)
+
+
+def _check_arrays(name: str, tree: PyTree) -> None:
+    """Refuses leaves that `jax.jit` does not take.
+
+    Raises:
+      KernelInputError: there is one.
+    """
+    kinds = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if not isinstance(leaf, kinds):
+            where = jax.tree_util.keystr(path)
+            msg = (
+                f"{name}{where} is {described(leaf)}; a KernelOperator is a pytree of arrays. "
+                "Close f over what is none."
+            )
+            raise KernelInputError(msg)

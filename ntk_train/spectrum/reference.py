@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from ntk_train._arguments import check_type, whole_number
 from ntk_train.errors import KernelInputError
 from ntk_train.spectrum.change import (
     kernel_distance,
@@ -29,7 +30,8 @@ from ntk_train.spectrum.change import (
     principal_angles,
     relative_change,
 )
-from ntk_train.spectrum.convention import Convention, check_comparable
+from ntk_train.spectrum.convention import Convention, check_comparable, check_convention
+from ntk_train.spectrum.eigen import checked_matrix
 
 _KEYS = ("initial", "initial_step", "previous", "previous_step", "convention")
 
@@ -56,9 +58,16 @@ class ReferenceKernels:
     def start(
         cls, kernel: Any, step: int, convention: Convention | None = None
     ) -> "ReferenceKernels":
-        """With the first kernel of a run, which is its own previous one."""
-        kernel = np.array(kernel)
-        return cls(kernel, int(step), kernel, int(step), convention)
+        """With the first kernel of a run, which is its own previous one.
+
+        Raises:
+          KernelInputError, DtypeError, NonFiniteKernelError: as `kernel_spectrum`; or the step or
+            the convention is none.
+        """
+        checked_matrix(kernel)
+        check_convention(convention)
+        kernel, step = np.array(kernel), _step(step)
+        return cls(kernel, step, kernel, step, convention)
 
     def advance(
         self, kernel: Any, step: int, convention: Convention | None = None
@@ -67,9 +76,16 @@ class ReferenceKernels:
 
         Raises:
           ConventionError: it was computed in another convention than the first.
+          KernelInputError: it has another shape, or the step is none.
         """
         check_comparable(self.convention, convention)
-        return dataclasses.replace(self, previous=np.array(kernel), previous_step=int(step))
+        if np.shape(kernel) != self.initial.shape:
+            msg = (
+                f"kernel has shape {np.shape(kernel)}; expected {self.initial.shape}, that of the "
+                "first kernel. Begin anew with ReferenceKernels.start for another probe or mode."
+            )
+            raise KernelInputError(msg)
+        return dataclasses.replace(self, previous=np.array(kernel), previous_step=_step(step))
 
     def scalars(
         self, kernel: Any, step: int, convention: Convention | None = None, *, top_k: int = 1
@@ -84,10 +100,10 @@ class ReferenceKernels:
 
         Raises:
           ConventionError: the kernel was computed in another convention.
-          KernelInputError: the kernels do not match.
+          KernelInputError: the kernels do not match, or the step is none.
         """
         check_comparable(self.convention, convention)
-        steps = step - self.previous_step
+        steps = _step(step) - self.previous_step
         velocity = kernel_velocity(kernel, self.previous, steps) if steps > 0 else math.nan
         return {
             "relative_change": relative_change(kernel, self.initial),
@@ -115,6 +131,7 @@ class ReferenceKernels:
         Raises:
           KernelInputError: an entry is missing.
         """
+        check_type("arrays", arrays, Mapping, "what ReferenceKernels.to_dict returned")
         missing = [key for key in _KEYS if key not in arrays]
         if missing:
             msg = f"arrays lacks {missing}; expected what ReferenceKernels.to_dict returned."
@@ -127,3 +144,7 @@ class ReferenceKernels:
             int(arrays["previous_step"]),
             None if stated is None else Convention(**stated),
         )
+
+
+def _step(step: Any) -> int:
+    return whole_number("step", step, "the step of the kernel, a whole number", least=-math.inf)

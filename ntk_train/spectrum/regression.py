@@ -25,10 +25,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_train._arguments import real_array, real_number, whole_number
 from ntk_train.errors import KernelInputError
-from ntk_train.spectrum.lanczos import SymmetricOperator, tridiagonalise
+from ntk_train.spectrum.lanczos import SymmetricOperator, checked_operator, tridiagonalise
 from ntk_train.spectrum.learning_rate import SquaredLoss
-from ntk_train.spectrum.linearised import response
+from ntk_train.spectrum.linearised import check_squared, checked_rate, checked_time, response
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,14 +66,17 @@ def kernel_ridge(
       max_steps: by default ten times the dimension. See `error` for how far it came.
 
     Raises:
-      KernelInputError: the residual has another shape, or the ridge is negative.
+      KernelInputError: the residual has another shape, the ridge is negative, or an argument is no
+        finite number.
+      DtypeError: the residual is complex.
       ModuleNotFoundError: lineax is not installed.
     """
     residual = _checked(operator, residual)
-    if not ridge >= 0:
-        msg = f"ridge={ridge}; expected 0 or more."
-        raise KernelInputError(msg)
-    limit = 10 * math.prod(operator.shape) if max_steps is None else max_steps
+    ridge = real_number("ridge", ridge, "a number to add to the diagonal, 0 or more", least=0)
+    rtol = real_number("rtol", rtol, "a relative residual, from 0 to below 1", least=0, below=1)
+    limit = 10 * math.prod(operator.shape)
+    if max_steps is not None:
+        limit = whole_number("max_steps", max_steps, "how many steps at most, 1 or more, or None")
     a, steps = _solve(operator, residual, jnp.asarray(ridge, residual.dtype), rtol, limit)
     left = residual - _shifted(operator, a, ridge)
     size = float(jnp.linalg.norm(residual))
@@ -99,11 +103,16 @@ def gradient_flow(
       steps: products with the kernel; more are needed the longer the time.
 
     Raises:
-      KernelInputError: the residual has another shape.
+      KernelInputError: the residual has another shape, or an argument is no number of its kind.
+      DtypeError: the residual is complex.
       NonFiniteKernelError: a product has NaN or infinite entries.
       ModuleNotFoundError: matfree is not installed.
     """
     residual = _checked(operator, residual)
+    check_squared(loss)
+    learning_rate = checked_rate(learning_rate)
+    time = checked_time(time, learning_rate)
+    steps = whole_number("steps", steps, "how many products, 1 or more")
     size = float(jnp.linalg.norm(residual))
     if not size:
         return Coefficients(residual, 0.0, 0)
@@ -125,6 +134,8 @@ def gradient_flow(
 
 
 def _checked(operator: SymmetricOperator, residual: Any) -> jax.Array:
+    shape = checked_operator(operator).shape
+    residual = real_array("residual", residual, f"finite numbers {list(shape)}, targets - outputs")
     residual = jnp.asarray(residual, operator.dtype)
     if residual.shape != operator.shape:
         msg = f"residual has shape {residual.shape}; the operator takes {operator.shape}."

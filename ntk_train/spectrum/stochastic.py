@@ -26,8 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train.errors import KernelInputError, NonFiniteKernelError
-from ntk_train.spectrum.lanczos import SymmetricOperator, cut, matfree_module, run_each
+from ntk_train._arguments import real_array, real_number, whole_number
+from ntk_train.errors import NonFiniteKernelError
+from ntk_train.spectrum.lanczos import (
+    SymmetricOperator,
+    checked_key,
+    checked_operator,
+    cut,
+    matfree_module,
+    run_each,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +70,13 @@ class SpectralDensity:
         return self.size * self.eps * max(0.0, *(float(nodes[-1]) for nodes in self.nodes))
 
     def density(self, grid: np.ndarray, width: float | int) -> np.ndarray:
-        """Eigenvalues per unit of lambda on a grid, each node smeared to a Gaussian of a width."""
-        grid = np.asarray(grid, np.float64)
+        """Eigenvalues per unit of lambda on a grid, each node smeared to a Gaussian of a width.
+
+        Raises:
+          KernelInputError: the width is not positive, or the grid holds no finite numbers.
+        """
+        grid = real_array("grid", grid, "an array of eigenvalues at which to evaluate")
+        width = real_number("width", width, "a positive width of a Gaussian", above=0)
         total = np.zeros(grid.shape)
         for nodes, weights in zip(self.nodes, self.weights, strict=True):
             z = (grid[..., None] - nodes) / width
@@ -75,7 +88,11 @@ class SpectralDensity:
 
         Its error is that of the probes alone; a threshold within a cluster of eigenvalues that the
         steps do not resolve is off by up to the cluster.
+
+        Raises:
+          KernelInputError: the threshold is no number.
         """
+        threshold = real_number("threshold", threshold, "an eigenvalue")
         return self._mean(
             [
                 float(weights[nodes > threshold].sum())
@@ -92,9 +109,7 @@ class SpectralDensity:
         Raises:
           KernelInputError: the ridge is negative.
         """
-        if not ridge >= 0:
-            msg = f"ridge={ridge}; expected 0 or more."
-            raise KernelInputError(msg)
+        ridge = real_number("ridge", ridge, "a number to add to the diagonal, 0 or more", least=0)
         least = min(float(nodes[0]) for nodes in self.nodes)
         if least + ridge <= self.noise_floor:
             return Estimate(-math.inf, math.inf)
@@ -135,11 +150,10 @@ def spectral_density(
       NonFiniteKernelError: a product has NaN or infinite entries.
       ModuleNotFoundError: matfree is not installed.
     """
-    if probes < 2 or steps < 1:
-        msg = f"probes={probes}, steps={steps}; expected 2 probes or more, and a step or more."
-        raise KernelInputError(msg)
-    n = math.prod(operator.shape)
-    key = jax.random.key(0) if key is None else key
+    probes = whole_number("probes", probes, "2 probes or more, for an error", least=2)
+    steps = whole_number("steps", steps, "how many products for each probe, 1 or more")
+    n = math.prod(checked_operator(operator).shape)
+    key = checked_key(key)
     starts = jax.random.normal(key, (probes, *operator.shape), operator.dtype)
     runs = jax.device_get(run_each(operator, starts, min(steps, n)))
     eps = float(jnp.finfo(operator.dtype).eps)
@@ -171,11 +185,9 @@ def operator_trace(
       NonFiniteKernelError: a product has NaN or infinite entries.
       ModuleNotFoundError: matfree is not installed.
     """
-    if probes < 2:
-        msg = f"probes={probes}; expected 2 or more."
-        raise KernelInputError(msg)
-    key = jax.random.key(0) if key is None else key
-    n = math.prod(operator.shape)
+    probes = whole_number("probes", probes, "2 or more, of which the error is taken", least=2)
+    key = checked_key(key)
+    n = math.prod(checked_operator(operator).shape)
     value, error, scale = map(float, _xtrace(operator, key, min(probes, n)))
     if not math.isfinite(value * scale):
         msg = "The trace is NaN or infinite: products with the operator are not finite."

@@ -20,12 +20,14 @@ networks otherwise. docs/diagnostics.md says by how much, on a small space.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from ntk_train._arguments import check_function, check_type, whole_number
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel import ntk
@@ -86,19 +88,32 @@ def te_nas_condition_number(
       implementation: as in `ntk_train.ntk`.
 
     Raises:
-      KernelInputError: neither or both of init and params are given, no seed, or no weight is left.
+      KernelInputError: neither or both of init and params are given, no seed, or no weight is left;
+        or an argument is not of its kind.
       NonFiniteKernelError: the kernel at an initialisation has NaN or infinite entries.
     """
+    check_function("f", f, "a function f(params, x) -> outputs")
+    if param_filter is not None:
+        check_function("param_filter", param_filter, "a function from a path to True or False")
+    check_type("params", params, (list, tuple), "a list of params, one for each initialisation")
     if (init is None) == (len(params) == 0):
         msg = "Give either init, a function from a random key to params, or a list params."
         raise KernelInputError(msg)
-    starts = list(params) if init is None else [init(jax.random.key(seed)) for seed in seeds]
-    if not starts:
-        msg = "seeds is empty; expected one or more initialisations."
-        raise KernelInputError(msg)
+    starts = list(params) if init is None else _initialised(init, seeds)
 
     kernels = [_kernel(f, start, x, param_filter, implementation) for start in starts]
     return TeNasProxy(tuple(kernel_spectrum(kernel) for kernel in kernels))
+
+
+def _initialised(init: Callable[[jax.Array], PyTree], seeds: Sequence[int]) -> list[PyTree]:
+    check_function("init", init, "a function from a random key to params")
+    expected = "one whole number or more for the initialisations, as (0, 1, 2)"
+    check_type("seeds", seeds, (list, tuple, range, np.ndarray), expected)
+    if not len(seeds):
+        msg = f"seeds is empty; expected {expected}."
+        raise KernelInputError(msg)
+    numbers = [whole_number("seeds", seed, expected, least=-math.inf) for seed in seeds]
+    return [init(jax.random.key(number)) for number in numbers]
 
 
 @functools.partial(jax.jit, static_argnames=("f", "param_filter", "implementation"))

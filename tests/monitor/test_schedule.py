@@ -52,7 +52,7 @@ def test_every_secs_takes_the_time_it_is_given():
 
 @pytest.mark.parametrize("rules", [{"every_steps": 0}, {"every_secs": -1.0}, {"every_steps": -3}])
 def test_rules_must_be_positive(rules):
-    with pytest.raises(KernelInputError, match="must be positive"):
+    with pytest.raises(KernelInputError, match="expected a positive"):
         Schedule(**rules)
 
 

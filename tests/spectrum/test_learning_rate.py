@@ -158,3 +158,31 @@ def test_one_output_may_come_as_a_matrix():
 def test_what_does_not_fit(call, match):
     with pytest.raises(KernelInputError, match=match):
         call()
+
+
+@pytest.mark.parametrize("mean", ["examples", "none"])
+def test_one_logit_is_trained_on_the_cross_entropy_of_its_sigmoid(mean):
+    kernel, labels = KERNEL[:, :1, :, :1], np.array([0, 1, 1, 0, 1])
+    logits = np.array([-40.0, -1.0, 0.0, 2.0, 40.0])[:, None]  # 1 - sigmoid(40) is 0 in float64
+    hessian = jax.hessian(
+        lambda y: (
+            optax.sigmoid_binary_cross_entropy(y[:, 0], labels).sum()
+            / (N if mean == "examples" else 1)
+        )
+    )(jnp.asarray(logits)).reshape(N, N)
+    top = np.max(np.linalg.eigvals(np.asarray(hessian) @ kernel.reshape(N, N)).real)
+    loss = CrossEntropy(mean)
+    assert critical_learning_rate(kernel, loss, logits=logits) == pytest.approx(2 / top, rel=1e-9)
+    matrix = kernel.reshape(N, N)
+    assert critical_learning_rate(matrix, loss, logits=logits) == pytest.approx(2 / top, rel=1e-9)
+    weighted = np.diag(hessian_weighted_kernel(kernel, logits))
+    assert weighted[0] == pytest.approx(kernel[0, 0, 0, 0] * np.exp(-40), rel=1e-9)
+
+
+def test_one_logit_counts_as_two_whose_first_is_zero():
+    kernel, logits = KERNEL[:, :1, :, :1], case.f(PARAMS, X)[:, :1]
+    two = np.zeros((N, 2, N, 2))
+    two[:, 1:, :, 1:] = kernel
+    pair = np.concatenate([np.zeros((N, 1)), logits], axis=1)
+    expected = sharpness(two, CrossEntropy(), pair)
+    assert sharpness(kernel, CrossEntropy(), logits) == pytest.approx(expected, rel=1e-9)

@@ -113,3 +113,17 @@ def test_what_does_not_fit():
         loss_departure([1.0], [1.0, 2.0])
     with pytest.raises(KernelInputError, match="positive loss"):
         loss_departure([1.0], [0.0])
+
+
+def test_an_infinite_time_is_the_limit_also_of_a_singular_kernel():
+    jacobian = np.random.default_rng(0).normal(size=(4, 2))  # rank 2 of 4
+    kernel = (jacobian @ jacobian.T).reshape(4, 1, 4, 1)
+    test = np.random.default_rng(1).normal(size=(3, 2))
+    outputs, targets = np.zeros((4, 1)), np.arange(4.0)[:, None]
+    model = LinearisedTraining(kernel, outputs, targets, SquaredLoss())
+    fitted = jacobian @ np.linalg.pinv(jacobian) @ targets
+    np.testing.assert_allclose(model.train_outputs(np.inf), fitted, atol=1e-12)
+    cross = (test @ jacobian.T).reshape(3, 1, 4, 1)
+    predicted = test @ np.linalg.pinv(jacobian) @ targets
+    np.testing.assert_allclose(model.test_outputs(np.inf, cross, np.zeros((3, 1))), predicted)
+    assert model.loss(np.inf) == pytest.approx(model.loss(1e9), rel=1e-9)

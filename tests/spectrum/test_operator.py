@@ -125,3 +125,36 @@ def test_what_is_no_operator(fields, match):
 def test_a_vector_of_another_shape():
     with pytest.raises(KernelInputError, match=r"\(7,\); this operator takes \(7, 3\)"):
         KernelOperator(case.f, PARAMS, X).matvec(V[:, 0])
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_a_complex_vector_gives_a_complex_product(chunk):
+    v = V + 1j * V[::-1]
+    operator = KernelOperator(case.f, PARAMS, X, chunk=chunk)
+    other = X[:2] + 0.5
+    expected = np.einsum("nomp,mp->no", KERNEL, v)
+    np.testing.assert_allclose(operator.matvec(v), expected, rtol=1e-11)
+    np.testing.assert_allclose(matvec(operator, v), expected, rtol=1e-11)
+    cross = np.einsum("nomp,mp->no", oracle.kernel(case.f, PARAMS, other, X), v)
+    np.testing.assert_allclose(operator.cross(v, other), cross, rtol=1e-11)
+
+
+def test_any_numbers_are_a_vector():
+    operator = KernelOperator(case.f, PARAMS, X)
+    v = np.arange(N * OUTPUTS).reshape(N, OUTPUTS) - 4
+    expected = np.einsum("nomp,mp->no", KERNEL, v)
+    for numbers in (v, v.astype(np.int8), v.tolist(), jnp.asarray(v, jnp.int32)):
+        np.testing.assert_allclose(operator.matvec(numbers), expected, rtol=1e-11)
+    positive = np.einsum("nomp,mp->no", KERNEL, v > 0)
+    np.testing.assert_allclose(operator.matvec(v > 0), positive, rtol=1e-11)
+
+
+def test_a_model_state_is_data():
+    def scaled(params, x, model_state):
+        return case.f(params, x) * model_state["scale"]
+
+    operator = KernelOperator(scaled, PARAMS, X, chunk=3, model_state={"scale": jnp.array(2.0)})
+    expected = np.einsum("nomp,mp->no", KERNEL, V)
+    np.testing.assert_allclose(matvec(operator, V), 4 * expected, rtol=1e-11)
+    other = dataclasses.replace(operator, model_state={"scale": jnp.array(3.0)})
+    np.testing.assert_allclose(matvec(other, V), 9 * expected, rtol=1e-11)
