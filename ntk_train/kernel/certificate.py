@@ -178,10 +178,14 @@ class Check:
             inner, scale = lax.map(
                 lambda pair: of(*pair), (jnp.asarray(k), jnp.asarray(self._signs)[s])
             )
-            before, relative_to = of(0, jnp.asarray(self._one_pass))
-            places = [_perturbed((theta, inputs), 4 * self._roundoff, seed) for seed in (0, 1)]
-            after = jnp.stack([at(*place)(0, jnp.asarray(self._one_pass))[0] for place in places])
-        changes = jnp.abs(after - before).max(axis=0) / jnp.where(relative_to > 0, relative_to, 1)
+            one_pass = jnp.asarray(self._one_pass)
+            before, relative_to = of(0, one_pass)
+
+            def after(key: jax.Array) -> jax.Array:
+                return at(*_perturbed((theta, inputs), 4 * self._roundoff, key))(0, one_pass)[0]
+
+            moved = lax.map(after, jax.random.split(jax.random.key(0)))
+        changes = jnp.abs(moved - before).max(axis=0) / jnp.where(relative_to > 0, relative_to, 1)
         shape = num_vectors, num_passes, len(self._groups)
         return Products(inner.reshape(shape), scale.reshape(shape), changes)
 
@@ -192,12 +196,13 @@ class Check:
           KernelInputError: there are other parts, or of other shapes, than the check was made for.
         """
         parts = kernels if isinstance(kernels, Mapping) else {"": kernels}
-        if list(parts) != list(self._groups):
+        if set(parts) != set(self._groups):
             msg = (
                 f"kernel has the parts {list(parts)}; expected {list(self._groups)}, as `ntk` "
                 "returns them for the same per_layer."
             )
             raise KernelInputError(msg)
+        parts = {name: parts[name] for name in self._groups}  # jit sorts the names of a dict
         inner, scale, changes = (np.asarray(value, np.float64) for value in products)
         passes = inner.shape[1]
         share = 1 if self._is_exact else 1 / passes
@@ -332,10 +337,10 @@ def _random_vectors(
     return random.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0], sizes)
 
 
-def _perturbed(tree: PyTree, relative: float, seed: int) -> PyTree:
+def _perturbed(tree: PyTree, relative: float, key: jax.Array) -> PyTree:
     """Each floating-point number changed by so much of itself, up or down."""
     leaves, treedef = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), max(len(leaves), 1))
+    keys = jax.random.split(key, max(len(leaves), 1))
 
     def moved(leaf: Any, key: jax.Array) -> Any:
         dtype = jnp.result_type(leaf)

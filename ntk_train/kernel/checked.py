@@ -52,32 +52,44 @@ def checked(
     certificate = certify(found, f, params, x1, x2, **options)
     if certificate.holds:
         return found
-    by_leaf = {**options, "per_layer": lambda path: path}
-    leaves = certify(kernel(by_leaf["per_layer"]), f, params, x1, x2, **by_leaf)
-    by_others = interaction(f, params, x1, options["param_filter"])
-    raise WrongKernelError(blame(certificate, leaves, by_others))
+    raise WrongKernelError(blame(kernel, certificate, f, params, x1, x2, **options))
 
 
-def blame(certificate: Certificate, leaves: Certificate, interaction: float) -> str:
-    """The text of the error: how wrong the kernel is, where, and what to do.
+def blame(
+    kernel: Callable[[Any], Any],
+    certificate: Certificate,
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    **options: Any,
+) -> str:
+    """The text of the error: how wrong a kernel is, where, why, and what to do.
 
     Args:
+      kernel: from a `per_layer` to the kernel's parts.
       certificate: of the kernel, which does not hold.
-      leaves: of the kernel of each parameter.
-      interaction: by how much examples interact, see `interaction`.
+      f: the function.
+      params: its parameters.
+      x1: the inputs.
+      x2: the other inputs, or None.
+      **options: of `certify`.
     """
     worst = certificate.wrong[0]
-    by = certificate.deviations[worst]
+    by, tolerance = certificate.deviations[worst], certificate.tolerances[worst]
     text = (
-        f"the kernel is wrong: v^T Theta v differs from ||J^T v||^2, from plain derivatives of f, "
-        f"by {by:.2g} of it (tolerance {certificate.tolerances[worst]:.2g}). "
+        "the kernel is wrong: v^T Theta v differs from ||J^T v||^2, from plain derivatives of f, "
+        f"by {by:.2g} of it (tolerance {tolerance:.2g}). "
     )
-    if interaction > max(certificate.tolerances[worst], 1e-3 * by):
+    change = interaction(f, params, x1, options["param_filter"])
+    if change > max(tolerance, 1e-3 * by):
         return (
             f"{text}The outputs of an example depend on other examples (BatchNorm in train mode?): "
-            f"derivatives change by {interaction:.2g} when each example is alone. Say "
-            "batched=False, or switch f to eval mode."
+            f"derivatives change by {change:.2g} when each example is alone. Say batched=False, or "
+            "switch f to eval mode."
         )
+    each = {**options, "per_layer": lambda path: path}
+    leaves = certify(kernel(each["per_layer"]), f, params, x1, x2, **each)
     named = [f"{path} ({leaves.deviations[path]:.2g})" for path in leaves.wrong[:10]]
     where = f"It is wrong in {', '.join(named)}. " if named else ""
     return (

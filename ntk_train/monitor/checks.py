@@ -66,6 +66,7 @@ _KINDS: Mapping[str, _Kind] = {
     "prefix": (lambda name: isinstance(name, str) and bool(name), "a text, as 'ntk'"),
     "pictures": _SWITCH,
     "write_hparams": _SWITCH,
+    "check": _SWITCH,
     "max_failures": (
         lambda most: isinstance(most, (int, np.integer)) and bool(most >= 1),
         "an integer of 1 or more, or the hook would never run",

@@ -94,6 +94,9 @@ class NTKHook:
       write_hparams: whether to write the convention as hparams too. False for a loop that merges
         `convention.hparams()` into its own, as most writers take them once.
       max_failures: after so many failed measurements in a row the hook gives up, and says so.
+      check: whether the first kernel, the second, fourth, eighth and so on are compared with plain
+        derivatives of f, which takes a few backward passes over the probe each time. One that is
+        wrong is not logged; an error names the layers, and kernels come from whole Jacobians then.
 
     Raises:
       KernelInputError: an argument that could not work at any step.
@@ -124,6 +127,7 @@ class NTKHook:
         pictures: bool = True,
         write_hparams: bool = True,
         max_failures: int = 3,
+        check: bool = True,
     ) -> None:
         self.schedule = Schedule(
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
@@ -168,6 +172,7 @@ class NTKHook:
             probe,
             options,
             with_logits=training is not None and isinstance(training.loss, CrossEntropy),
+            check=check,
             measurer=self._measurer,
             failures=self._failures,
             name=f"{prefix}-worker",
@@ -410,4 +415,6 @@ class NTKHook:
         }
         if share is not None:
             own["time_share"] = share
+        if found.certificate is not None:
+            own["deviation"] = found.certificate.deviation
         self._summaries.write(found, convention, numbers | own, self.history)

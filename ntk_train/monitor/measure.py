@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from ntk_train.errors import ConventionError
+from ntk_train.kernel.certificate import Certificate
 from ntk_train.monitor.blas import one_blas_thread
 from ntk_train.monitor.program import FetchedKernel, KernelProgram
 from ntk_train.spectrum import (
@@ -48,6 +49,7 @@ class Measurement:
         the training steps that were still under way.
       kernel_seconds: of these, until the kernel was on the host.
       labels: with which it was compared; None where there are none that fit it.
+      certificate: of the kernel; None where it was not compared with plain derivatives.
     """
 
     step: int
@@ -56,6 +58,7 @@ class Measurement:
     seconds: float
     kernel_seconds: float
     labels: np.ndarray | None = None
+    certificate: Certificate | None = None
 
     @property
     def spectrum(self) -> Spectrum:
@@ -143,7 +146,9 @@ class Measurer:
             self.references = references.advance(fetched.kernel, step, program.convention)
         seconds = fetched.seconds + time.perf_counter() - start - waited
         labels = None if "labels" in lost else self._labels
-        return Measurement(step, fetched.kernel, found, seconds, fetched.seconds, labels)
+        return Measurement(
+            step, fetched.kernel, found, seconds, fetched.seconds, labels, fetched.certificate
+        )
 
     def check(self, convention: Convention) -> None:
         """Refuses labels that do not fit the kernel.
@@ -211,8 +216,13 @@ def _compare(references: ReferenceKernels, kernel: np.ndarray, convention: Conve
     return references.initial.shape == kernel.shape
 
 
+def is_coupled(coupling: float | None) -> bool:
+    """Whether outputs change by more than rounding when their example is alone."""
+    return coupling is not None and coupling > _COUPLING_TOLERANCE
+
+
 def _warn_of_coupling(coupling: float | None) -> None:
-    if coupling is not None and coupling > _COUPLING_TOLERANCE:
+    if is_coupled(coupling):
         _log.warning(
             "The outputs of a probe input change by %.2g relative to the largest when it is "
             "computed alone: examples interact (BatchNorm in train mode?), or draw other random "

@@ -9,6 +9,9 @@ the next call where that shows later, as a program is traced in the loop's threa
 contexts it needs. Parameters that have been donated by then are lost, and the next measurement is
 made with less.
 
+The first kernel, the second, fourth, eighth and so on are compared with plain derivatives. One that
+is wrong is no measurement: the step is tried again by Jacobian contraction, as are all later ones.
+
 The loop waits for a kernel as long as that takes, and for a writer that hangs a minute at a time.
 """
 
@@ -24,11 +27,20 @@ import jax
 from jax.sharding import AxisType
 
 from ntk_train._types import ApplyFn, PyTree
+from ntk_train.errors import WrongKernelError
+from ntk_train.kernel.certificate import Certificate
+from ntk_train.monitor.certifier import why_wrong
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.failures import DonatedError, Failures, out_of_memory
-from ntk_train.monitor.measure import Measurement, Measurer, Rate
+from ntk_train.monitor.measure import Measurement, Measurer, Rate, is_coupled
 from ntk_train.monitor.memory import MemoryBudget
-from ntk_train.monitor.program import KernelProgram, PendingKernel, donated, signature
+from ntk_train.monitor.program import (
+    FetchedKernel,
+    KernelProgram,
+    PendingKernel,
+    donated,
+    signature,
+)
 from ntk_train.monitor.switches import usual_switches
 from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import ReferenceKernels
@@ -85,6 +97,7 @@ class Pipeline:
       probe: its inputs.
       options: of `ntk_train.ntk`.
       with_logits: whether the measurer needs the outputs.
+      check: whether kernels are compared with plain derivatives now and then.
       measurer: makes the numbers.
       failures: counts what runs out of memory.
       name: of the worker's thread.
@@ -100,6 +113,7 @@ class Pipeline:
         options: Mapping[str, Any],
         *,
         with_logits: bool,
+        check: bool,
         measurer: Measurer,
         failures: Failures,
         name: str,
@@ -107,8 +121,14 @@ class Pipeline:
         ended: Callable[[Outcome], None],
         lost: Callable[[int, Exception], None],
     ) -> None:
-        self._trace = functools.partial(KernelProgram, f, probe, with_logits=with_logits)
+        self._trace = functools.partial(
+            KernelProgram, f, probe, with_logits=with_logits, checked=check
+        )
+        self._why_wrong = functools.partial(why_wrong, f=f, probe=probe)
         self._options = options
+        self._begins = 0  # measurements that were started
+        self._checked: KernelProgram | None = None  # the last program of which one was
+        self._wrong: tuple[KernelProgram, Certificate] | None = None  # whose kernel was wrong
         self._measurer = measurer
         self._failures = failures
         self._worker = Worker(name)
@@ -152,15 +172,36 @@ class Pipeline:
         budget = self._memory.bytes
         if self._program is not None:
             same = self._program.signature == signature((params, model_state))
-            if same and self._program.budget == budget and not self._program.cancelled:
+            is_current = self._program.budget == budget and not self._is_wrong
+            if same and is_current and not self._program.cancelled:
                 return self._program
             if not same:
                 _log.warning(
                     "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
                 )
+        if self._is_wrong:
+            self._replace(params, model_state)
         less = {} if budget is None else {"memory_budget": budget}
         self._program = self._traced({**self._options, **less}, params, model_state)
         return self._program
+
+    @property
+    def _is_wrong(self) -> bool:
+        """Whether the program that is there has made a wrong kernel."""
+        return self._wrong is not None and self._wrong[0] is self._program
+
+    def _replace(self, params: PyTree, model_state: PyTree) -> None:
+        """Says where the program is wrong, and takes plain Jacobians from now on."""
+        assert self._wrong is not None
+        options, certificate = self._options, self._wrong[1]
+        self._options = {**options, "implementation": "jacobian_contraction"}
+        try:
+            text = self._why_wrong(
+                certificate, options=options, params=params, model_state=model_state
+            )
+            _log.error("%s: %s From now on it is computed so.", self._failures.name, text)
+        except Exception as error:  # it is wrong all the same
+            _log.warning("Where the kernel is wrong could not be found: %s", error)
 
     def _traced(
         self, options: Mapping[str, Any], params: PyTree, model_state: PyTree
@@ -189,7 +230,8 @@ class Pipeline:
     def follow(self, params: PyTree, model_state: PyTree) -> None:
         """At a step that is not measured: compiles what will be needed, tries again what failed."""
         self._try_again()
-        if self._program is None or self._program.budget != self._memory.bytes:
+        program = self._program
+        if program is None or program.budget != self._memory.bytes or self._is_wrong:
             self.prepare(params, model_state)
 
     @usual_switches()
@@ -263,8 +305,12 @@ class Pipeline:
         """Dispatches the kernel, with ever less memory if it runs out."""
         while True:
             program = self.prepare(asked.params, asked.model_state)
+            # A new program is checked at once, whatever the number of the measurement.
+            check = self._begins & (self._begins - 1) == 0 or program is not self._checked
             try:
-                return program.start(asked.params, asked.model_state)
+                pending = program.start(asked.params, asked.model_state, check=check)
+                self._begins, self._checked = self._begins + 1, program
+                return pending
             except Exception as error:
                 if not self._takes_less(asked.step, program, error):
                     raise
@@ -294,9 +340,17 @@ class Pipeline:
 
     def _finish(self, step: int, pending: PendingKernel, rate: Rate | None, blocked: float) -> None:
         """On the worker: from the pending kernel to its outcome."""
-        found, failure = None, None
+        found: Measurement | None = None
+        failure: Exception | None = None
         try:
-            found = self._measurer(step, pending.program, pending.fetch(), rate)
+            fetched = pending.fetch()
+            self._refuse_wrong(pending.program, fetched)
+            found = self._measurer(step, pending.program, fetched, rate)
+        except WrongKernelError as error:
+            failure = error
+            arguments = pending.arguments()
+            if arguments is not None:
+                self._again = Asked(step, *arguments, rate)
         except Exception as error:
             failure = error
             if self._takes_less(step, pending.program, error):
@@ -310,3 +364,34 @@ class Pipeline:
         seconds = pending.seconds if found is None else found.seconds
         convention = pending.program.convention
         self._ended(Outcome(step, convention, found, failure, blocked, seconds))
+
+    def _refuse_wrong(self, program: KernelProgram, fetched: FetchedKernel) -> None:
+        """Raises where the certificate does not hold, and a plainer computation may be right.
+
+        Raises:
+          WrongKernelError: it does not.
+        """
+        certificate, implementation = fetched.certificate, program.convention.implementation
+        if certificate is None or certificate.holds:
+            return
+        worst = certificate.wrong[0]
+        by, tolerance = certificate.deviations[worst], certificate.tolerances[worst]
+        if program.is_coupled or is_coupled(fetched.coupling):
+            return  # which has been said: no other way to take examples one by one would help
+        if implementation == "jacobian_contraction":
+            _log.warning(
+                "The kernel differs by %.2g from plain derivatives of f on the whole probe "
+                "(tolerance %.2g), although it comes of plain derivatives itself: examples "
+                "interact, or f gives other outputs each time.",
+                by,
+                tolerance,
+            )
+            return
+        self._wrong = program, certificate
+        msg = (
+            f"v^T Theta v differs by {by:.2g} of it from ||J^T v||^2, from plain derivatives of f "
+            f"(tolerance {tolerance:.2g}). The kernel by {implementation!r} is wrong, and is not "
+            "logged; it is computed by Jacobian contraction instead. Please report this to "
+            "ntk_train"
+        )
+        raise WrongKernelError(msg)

@@ -25,11 +25,13 @@ import numpy as np
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.kernel.auto import Resolved
+from ntk_train.kernel.certificate import Certificate
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.kernel.whole import usual_promotion
+from ntk_train.monitor.certifier import Certifier
 from ntk_train.monitor.convention import convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
 
@@ -42,6 +44,7 @@ class FetchedKernel:
       kernel: [N, N] or [N, O, N, O].
       layers: its parts by layer, which add up to it; None where they were not asked for.
       logits: [N, O], the outputs at the same parameters; None where they were not asked for.
+      certificate: of the kernel, where it was asked for and could be computed; else None.
       coupling: by how much an output changes, relative to the largest, when its example is alone;
         None where examples are said or known to be coupled, where all outputs are zero, and once
         it has been found.
@@ -52,6 +55,7 @@ class FetchedKernel:
     layers: dict[str, np.ndarray] | None
     logits: np.ndarray | None
     coupling: float | None
+    certificate: Certificate | None
     seconds: float
 
 
@@ -63,6 +67,7 @@ class KernelProgram:
       budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
       eps: relative rounding error of an entry of the kernel, for the noise floor.
+      is_coupled: whether examples are known to interact although they are taken one by one.
 
     Args:
       f: `f(params, x)`, or `f(params, x, model_state)` where there is a model_state.
@@ -71,6 +76,7 @@ class KernelProgram:
       params: parameters to differentiate.
       model_state: what else f needs, or None.
       with_logits: whether the outputs are computed too.
+      checked: whether its kernels can be compared with plain derivatives, see `start`.
 
     Raises:
       KernelInputError, DtypeError: as `ntk_train.ntk`.
@@ -85,6 +91,7 @@ class KernelProgram:
         model_state: PyTree,
         *,
         with_logits: bool = False,
+        checked: bool = False,
     ) -> None:
         arrays, static, treedef = _split((params, model_state))
         self.signature = signature((params, model_state))
@@ -110,6 +117,7 @@ class KernelProgram:
         resolved, kernel_info = plans.pop(), lowered.out_info["kernel"]
         problem, name = resolved.problem, resolved.implementation
         warn_of_coupling(problem.coupling)
+        self.is_coupled = problem.coupling is not None
         coupling = None
         if options["batched"] and problem.coupling is None:  # or it has been said
 
@@ -122,6 +130,9 @@ class KernelProgram:
         outputs = jax.tree.leaves(
             jax.eval_shape(lambda probe: bound(f, model_state)(params, probe), probe)
         )
+        self._certifier: Certifier | None = None
+        if checked:
+            self._certifier = Certifier(f, probe, options, self._unflatten, arrays)
         self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
         self.eps = rounding_of(problem, kernel_info, outputs)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
@@ -131,10 +142,17 @@ class KernelProgram:
         self._kernel = executor.submit(lowered.compile)
         self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
         self._coupling = None if coupling is None else executor.submit(coupling.compile)
+        if self._certifier is not None:
+            self._certifier.compile(executor)
         executor.shutdown(wait=False)
 
-    def start(self, params: PyTree, model_state: PyTree) -> "PendingKernel":
+    def start(self, params: PyTree, model_state: PyTree, *, check: bool = False) -> "PendingKernel":
         """Computes the kernel beside the caller, who may donate the arguments then.
+
+        Args:
+          params: parameters of the shapes it was made for.
+          model_state: likewise.
+          check: whether to compare the kernel with plain derivatives too.
 
         Raises:
           JaxRuntimeError: it could not be compiled or dispatched.
@@ -142,8 +160,9 @@ class KernelProgram:
         arrays, _, _ = _split((params, model_state))
         sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays) or self._on_a_mesh
         if sharded or all(future.done() for future in self._futures()):
-            return PendingKernel(self, arrays, running=self._run(arrays))
-        return PendingKernel(self, [jax.device_put(leaf, may_alias=False) for leaf in arrays])
+            return PendingKernel(self, arrays, check, running=self._run(arrays, check))
+        copies = [jax.device_put(leaf, may_alias=False) for leaf in arrays]
+        return PendingKernel(self, copies, check)
 
     @property
     def cancelled(self) -> bool:
@@ -159,19 +178,22 @@ class KernelProgram:
 
     def wait(self, timeout: float | int | None = None) -> bool:
         """Waits until nothing is being compiled any more, which may be cancelled; whether so."""
-        pending = [future for future in self._futures() if not future.cancel()]
+        ours = [] if self._certifier is None else self._certifier.futures
+        pending = [future for future in [*self._futures(), *ours] if not future.cancel()]
         return not futures.wait(pending, timeout).not_done
 
     def _futures(self) -> list[Future]:
         return [future for future in (self._kernel, self._mark, self._coupling) if future]
 
     @usual_switches()
-    def _run(self, arrays: list[jax.Array]) -> tuple[Any, Any, Any]:
-        """Dispatches, after the compilation: a mark that starts the clock, the kernel, coupling."""
+    def _run(self, arrays: list[jax.Array], check: bool) -> tuple[Any, Any, Any, Any]:
+        """Dispatches, once compiled: a mark that starts the clock, the kernel, its checks."""
         mark = self._mark.result()(arrays)
         kernel = self._kernel.result()(arrays, self._probe)
         coupling = self._coupling
-        return mark, kernel, coupling and coupling.result()(arrays, self._probe)
+        alone = coupling and coupling.result()(arrays, self._probe)
+        products = self._certifier.start(arrays) if check and self._certifier else None
+        return mark, kernel, alone, products
 
     def _relative(self, coupling: tuple[jax.Array, jax.Array] | None) -> float | None:
         if coupling is None:
@@ -193,6 +215,7 @@ class PendingKernel:
       program: of this kernel.
       arrays: its arguments: those that were dispatched, which the caller may have donated since; or
         copies, if nothing is running yet.
+      check: whether it is to be certified.
       running: what was dispatched.
     """
 
@@ -200,10 +223,12 @@ class PendingKernel:
         self,
         program: KernelProgram,
         arrays: list[jax.Array],
-        running: tuple[Any, Any, Any] | None = None,
+        check: bool = False,
+        running: tuple[Any, Any, Any, Any] | None = None,
     ) -> None:
         self.program = program
         self._arrays = arrays
+        self._check = check
         self._running = running
         self._started: float | None = None  # when the device began with it
 
@@ -218,18 +243,23 @@ class PendingKernel:
             for future in self.program._futures():
                 future.result()
             jax.block_until_ready(self._arrays)
-            running = self.program._run(self._arrays)
-        mark, outputs, coupling = running
+            running = self.program._run(self._arrays, self._check)
+        mark, outputs, coupling, products = running
         jax.block_until_ready(mark)  # the steps that were still under way are no time of the kernel
         self._started = time.perf_counter()
         found = jax.device_get(outputs)
         seconds = self.seconds
-        self._arrays = []  # copies are not kept any longer
+        certificate, certifier = None, self.program._certifier
+        if products is not None and certifier is not None:
+            certificate = certifier.certificate(found.get("layers", found["kernel"]), products)
+        if certificate is None or certificate.holds:
+            self._arrays = []  # copies are not kept any longer
         return FetchedKernel(
             kernel=found["kernel"],
             layers=found.get("layers"),
             logits=found.get("logits"),
             coupling=self.program._relative(coupling),
+            certificate=certificate,
             seconds=seconds,
         )
 

@@ -1,0 +1,119 @@
+"""The certificate of a probe's kernels: compiled and run beside them, and never in their way.
+
+What fails here, as for want of memory for one backward pass over the probe, is said once, and the
+kernel is measured without its certificate.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import jax
+
+from ntk_train._types import ApplyFn, PyTree
+from ntk_train.kernel import ntk
+from ntk_train.kernel.certificate import Certificate, Check, Products
+from ntk_train.kernel.checked import blame
+from ntk_train.kernel.failed_call import bound
+
+_log = logging.getLogger(__name__)
+
+_OF_CHECK = ("outputs", "precision", "param_filter", "per_layer")
+_OF_KERNEL = (*_OF_CHECK, "batched", "implementation")
+
+
+class Certifier:
+    """Compares the kernels of one program with plain derivatives.
+
+    Args:
+      f: `f(params, x)`, or `f(params, x, model_state)` where there is a model_state.
+      probe: the inputs.
+      options: keyword arguments of `ntk_train.ntk`.
+      unflatten: from a program's arrays to params and model_state.
+      arrays: of the shapes to come.
+    """
+
+    def __init__(
+        self,
+        f: ApplyFn,
+        probe: PyTree,
+        options: Mapping[str, Any],
+        unflatten: Callable[[list[jax.Array]], tuple[PyTree, PyTree]],
+        arrays: list[jax.Array],
+    ) -> None:
+        self._probe = probe
+        self._check: Check | None = None
+        self._lowered: Any = None
+        self._products: Future | None = None
+
+        def products(arrays: list[jax.Array], probe: PyTree) -> Products:
+            params, model_state = unflatten(arrays)
+            assert self._check is not None
+            return self._check.products(bound(f, model_state), params, probe, None)
+
+        try:
+            params, model_state = unflatten(arrays)
+            own = {name: options[name] for name in _OF_CHECK}
+            self._check = Check(bound(f, model_state), params, probe, **own)
+            self._lowered = jax.jit(products).lower(arrays, probe)
+        except Exception as error:
+            self._give_up(error)
+
+    @property
+    def futures(self) -> list[Future]:
+        """What is being compiled."""
+        return [] if self._products is None else [self._products]
+
+    def compile(self, executor: Executor) -> None:
+        """Compiles on a thread of the executor."""
+        if self._lowered is not None:
+            self._products = executor.submit(self._lowered.compile)
+            self._lowered = None
+
+    def start(self, arrays: list[jax.Array]) -> Products | None:
+        """Dispatches the derivatives at some parameters; None where that is not possible."""
+        if self._products is None:
+            return None
+        try:
+            return self._products.result()(arrays, self._probe)
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def certificate(self, kernels: Any, products: Products) -> Certificate | None:
+        """Of a kernel on the host, or of its parts by layer."""
+        if self._check is None:
+            return None
+        try:
+            return self._check.compare(kernels, jax.device_get(products))
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        self._products = self._check = None
+        _log.warning(
+            "The kernel is measured without being compared with plain derivatives: %s: %s",
+            type(error).__name__,
+            error,
+        )
+
+
+def why_wrong(
+    certificate: Certificate,
+    f: ApplyFn,
+    probe: PyTree,
+    options: Mapping[str, Any],
+    params: PyTree,
+    model_state: PyTree,
+) -> str:
+    """Says where a kernel is wrong, which computes it once more, parameter by parameter."""
+    of_check = {name: options[name] for name in _OF_CHECK}
+    of_kernel = {name: options[name] for name in _OF_KERNEL}
+
+    def kernel(per_layer: Any) -> Any:
+        own = {**of_kernel, "per_layer": per_layer}
+        return ntk(f, params, probe, model_state=model_state, **own)
+
+    return blame(kernel, certificate, bound(f, model_state), params, probe, None, **of_check)
