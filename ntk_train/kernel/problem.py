@@ -169,7 +169,7 @@ def split_params(
         msg = (
             f"params holds the collections 'params' and {others}: these look like the variables of "
             "a Flax model, and the kernel would differentiate running statistics too. Pass "
-            "variables['params'], and "
+            "variables['params'] and "
         )
         msg += (
             "the rest as model_state=; or say what to differentiate with "
