@@ -306,7 +306,7 @@ class Pipeline:
         while True:
             program = self.prepare(asked.params, asked.model_state)
             # A new program is checked at once, whatever the number of the measurement.
-            check = self._begins & (self._begins - 1) == 0 or program is not self._checked
+            check = (self._begins + 1) & self._begins == 0 or program is not self._checked
             try:
                 pending = program.start(asked.params, asked.model_state, check=check)
                 self._begins, self._checked = self._begins + 1, program

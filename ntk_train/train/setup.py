@@ -119,6 +119,7 @@ def make_hook(
             batched=config.ntk.batched,
             precision=config.ntk.precision,
             max_overhead=config.ntk.max_overhead or None,
+            check=config.ntk.check,
             write_hparams=False,  # the loop writes them with its own; writers take them once
         )
     for name in hooks.keys() & kept.histories.keys():

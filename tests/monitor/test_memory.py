@@ -37,15 +37,15 @@ class Exhausted:
 
                 program._kernel = Failing()
 
-        def started(program, *args):
+        def started(program, *args, **kwargs):
             if where == "dispatch":
                 self.check(program)
-            return start(program, *args)
+            return start(program, *args, **kwargs)
 
-        def ran(program, arrays):
+        def ran(program, *args):
             if where == "run":
                 self.check(program)
-            return run(program, arrays)
+            return run(program, *args)
 
         monkeypatch.setattr(KernelProgram, "__init__", created)
         monkeypatch.setattr(KernelProgram, "start", started)
