@@ -93,3 +93,20 @@ def bias_and_its_reverse(p, x):
 def last_layer_and_its_running_sum(p, x):
     v12 = (x * p["e"] + p["e"]) @ p["a"].T
     return v12 + jnp.cumsum(v12, -1)
+
+
+@failure(leaves={"a": ((3, 3), "float64")}, inputs=((3,), "float64"))
+def weight_and_its_negation(p, x):
+    return jnp.tanh(jnp.tanh(x @ -p["a"]) @ p["a"]) @ p["a"]
+
+
+@failure(
+    leaves={"w": ((3, 2, 2, 3), "float64"), "b": ((3,), "float64")},
+    inputs=((4, 2, 2), "float64"),
+)
+def convolution_without_positions(p, x):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    y = lax.conv_general_dilated(
+        x[None], p["w"], (1, 1), "VALID", rhs_dilation=(1, 2), dimension_numbers=numbers
+    )
+    return y[0].sum(1).sum(0) + p["b"]
