@@ -39,6 +39,8 @@ def patches(
     Returns:
       [batch, *positions, taps, channels].
     """
+    if 0 in positions:  # the window is larger than the input, and slices would be negative
+        return jnp.zeros((len(x), *positions, math.prod(taps), x.shape[-1]), x.dtype)
     x = _dilated(x, padding, x_dilation)
     shifted = []
     for tap in itertools.product(*map(range, taps)):
@@ -95,8 +97,8 @@ def convolution_on_cpu(primitive: Any, x: jax.Array, w: jax.Array, params: dict)
             params["rhs_dilation"],
         )
         y = lax.dot_general(
-            seen.reshape(*out.shape[:-1], -1),
-            w.reshape(-1, w.shape[-1]),
+            seen.reshape(*out.shape[:-1], math.prod(w.shape[:-1])),
+            w.reshape(math.prod(w.shape[:-1]), w.shape[-1]),
             (((rank - 1,), (0,)), ((), ())),
             precision=params["precision"],
             preferred_element_type=out.dtype,

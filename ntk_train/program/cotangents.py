@@ -72,7 +72,8 @@ def derivatives(
     def factor_g(site: Site, cotangent: jax.Array) -> jax.Array:
         g = _over_scans(site, site.factors.g)(cotangent)
         for scale, is_divisor in site.view.scales:
-            number = jnp.reshape(_read(known, scale), ()).astype(g.dtype)
+            value = scale if isinstance(scale, float) else _read(known, scale)
+            number = jnp.reshape(value, ()).astype(g.dtype)
             g = g / number if is_divisor else g * number
         return _joined(site, g)
 

@@ -30,7 +30,8 @@ class View:
       leaf: index of the leaf.
       var: the variable that holds it.
       chain: the equations that made it, first to last, and which of their outputs.
-      scales: numbers by which it was multiplied.
+      scales: numbers by which it was multiplied, as variables or, for a negation, -1; and for each
+        whether it was divided by that.
       scans: the scans entered on the way, and for each whether the view is sliced by it.
     """
 
@@ -208,6 +209,8 @@ def _views_of(
         if shape_of(other).size != 1 or inside or _in(other, data):
             return {}
         scales = (*scales, (other, is_divisor))
+    elif equation.primitive is lax.neg_p:
+        scales = (*scales, (-1.0, False))
     elif equation.primitive not in _REARRANGE | _KEEP_PLACES:
         return {}
     return {

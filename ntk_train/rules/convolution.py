@@ -48,7 +48,7 @@ def convolution(equation: Equation, weight: int) -> Factors | None:
             params["rhs_dilation"],
         )  # [batch, *positions, taps, channels]
         k, c = seen.shape[-2:]
-        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, -1)
+        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, k * (c // r))
 
     # What one row of taps sees: the patches of all rows take as many times the input's memory.
     rows = range(taps[0]) if len(taps) > 1 and taps[0] > 1 else ()

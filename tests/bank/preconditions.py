@@ -110,6 +110,31 @@ def output_is_a_scan_of_its_last_layer(dtype, normal):
     return f, normal(5, 4), (5,)
 
 
+# A part of a weight that is used at several positions: in the same order, with the same sign.
+
+
+@case()
+def weight_and_its_negation(dtype, normal):
+    f = lambda w, x: jnp.tanh(jnp.tanh(jnp.tanh(x @ -w) @ w) @ (-2 * w))
+    return f, normal(4, 4), (4,)
+
+
+@case()
+def convolution_whose_window_does_not_fit(dtype, normal):
+    def f(params, x):
+        y = jax.lax.conv_general_dilated(
+            x,
+            params[0],
+            (1, 1),
+            "VALID",
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y.sum((1, 2)) + jnp.sin(params[1]) * x[:, 0, 0, :1]
+
+    return f, (normal(3, 2, 2, 3), normal(3)), (4, 2, 2)
+
+
 # The cut: at one real variable, with labels that no axis of the output has.
 
 
