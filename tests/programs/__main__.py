@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="how many programs")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many processes")
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
-    parser.add_argument("--some", action="store_true", help="two kernels of each program, not all")
+    parser.add_argument("--one", action="store_true", help="one kernel of each program")
     parser.add_argument("--shrink", type=float, default=30.0, help="seconds for each failure")
     parser.add_argument("--features", type=int, metavar="COUNT", help="only count features")
     parser.add_argument("--show", type=int, metavar="SEED", help="only print a program")
@@ -63,7 +63,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from tests.programs.run import run
 
     start, outcomes = time.monotonic(), []
-    work = functools.partial(run, every_call=not arguments.some, shrink_seconds=arguments.shrink)
+    work = functools.partial(run, every_call=not arguments.one, shrink_seconds=arguments.shrink)
     todo = list(range(arguments.seed, arguments.seed + arguments.count))
     crashed = []
     while todo:

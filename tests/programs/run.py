@@ -5,7 +5,7 @@ import itertools
 import traceback
 
 from tests.programs.build import Text, write
-from tests.programs.check import Result, all_calls, check, some_calls
+from tests.programs.check import Result, all_calls, check, one_call
 from tests.programs.choices import draw
 from tests.programs.shrink import shrink
 
@@ -35,7 +35,7 @@ class Outcome:
 def run(seed: int, *, every_call: bool, shrink_seconds: float = 0.0) -> Outcome:
     """Checks the program of a seed; a rejected one is redrawn."""
     rejected, broken = [], []
-    calls_of = all_calls if every_call else some_calls
+    calls_of = all_calls if every_call else one_call
     for attempt in itertools.count():
         own = seed + attempt * STRIDE
         try:
