@@ -1,4 +1,7 @@
-"""The operations of random programs, by family; importing them registers them."""
+"""The operations of random programs, by family; importing them registers them.
+
+None compares computed numbers for equality: XLA may compute them twice, and differently rounded.
+"""
 
 from tests.programs.ops import complex_numbers as complex_numbers
 from tests.programs.ops import control as control

@@ -31,7 +31,7 @@ ALONG_LAST = [
     "({0} - {0}.mean(-1, keepdims=True))",
     "({0} / jnp.sqrt(({0} * {0}).sum(-1, keepdims=True) + 0.1))",
     "lax.cummax({0}, {0}.ndim - 1)",
-    "jnp.where({0} == {0}.max(-1, keepdims=True), {0}, 0.0)",
+    "jnp.where({0} > {0}.mean(-1, keepdims=True), {0}, 0.0)",
 ]
 
 
