@@ -27,6 +27,10 @@ _MEMORY = (
     "network", "N", "O", "GPU", "budget, MB", "temporary, MB", "ms", "compile, s",
     "examples at a time", "relative difference",
 )  # fmt: skip
+_CERTIFICATE = (
+    "network", "N", "O", "outputs", "device", "precision", "kernel, ms", "check, ms", "check, MB",
+    "deviation", "tolerance",
+)  # fmt: skip
 _OVERHEAD = (
     "network", "O", "batch", "device", "way", "step, ms: median", "90th percentile", "99th",
     "longest", "kernel, ms", "measurements", "in all, %: median", "mean", "beyond the kernel, %",
@@ -49,6 +53,7 @@ def page(folder: pathlib.Path = RESULTS) -> str:
         *_gpu(*load_table(folder / "benchmark_gpu")),
         *_memory(*load_table(folder / "benchmark_memory")),
         *_planning(*load_table(folder / "benchmark_planning")),
+        *_certificate(*load_table(folder / "benchmark_certificate")),
         *_overhead(*load_table(folder / "benchmark_overhead")),
         *_agreement(*load_table(folder / "compare_neural_tangents")),
         *_peer_tests(*load_table(folder / "peer_tests")),
@@ -168,6 +173,30 @@ def _planning(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         "depth, 8 inputs of 1000 outputs, on shapes alone. Seconds are of the CPU, the last ones "
         "those in which JAX linearises the network without any of this library's code.",
         _table(_PLANNING, [[row[column] for column in columns] for row in rows]),
+        _made(rows, origins),
+    ]
+
+
+def _certificate(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    columns = (
+        "precision", "kernel_milliseconds", "check_milliseconds", "check_megabytes", "deviation",
+        "tolerance",
+    )  # fmt: skip
+    lines = [
+        [row["network"], row["n"], row["o"], row["outputs"], _card(origins[row["run"]])]
+        + [row[column] for column in columns]
+        for row in rows
+    ]
+    return [
+        "## The certificate of a kernel",
+        "What `check=True`, and the hook at its first measurement, second, fourth, eighth and so "
+        "on, takes beside the kernel: plain derivatives of f on the whole batch, one backward pass "
+        "at a time, without compilation. The deviation is that of v\u1d40\u0398v from "
+        "\u2016J\u1d40v\u2016\u00b2; above the tolerance a kernel counts as wrong. On a GPU "
+        "products in the default precision are rounded to TF32.",
+        _table(_CERTIFICATE, lines),
         _made(rows, origins),
     ]
 

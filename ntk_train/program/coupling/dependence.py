@@ -19,7 +19,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 
@@ -255,9 +255,9 @@ class Window:
         return found
 
 
-def padded(sets: np.ndarray, value: int, config: tuple[int, int, int]) -> np.ndarray:
+def padded(sets: np.ndarray, value: int, config: Sequence[SupportsInt]) -> np.ndarray:
     """Sets with others before, after and between them; negative numbers cut off, as `lax.pad`."""
-    low, high, between = config
+    low, high, between = map(int, config)  # JAX has NumPy's integers here and there
     spread = np.full(max(len(sets) + (len(sets) - 1) * between, 0), value, np.uint8)
     spread[:: between + 1] = sets
     spread = spread[max(-low, 0) : len(spread) - max(-high, 0)]
