@@ -84,6 +84,8 @@ def _remedies(
 ) -> Iterator[str]:
     """What f can be evaluated with, or what it is itself, the surest first."""
     call = bound(f, model_state)
+    if _works(call, params, x):  # it is the derivative that does not exist
+        return
     yield from _of_f(f, model_state, params, x)
     for what, inner in _inside(params):
         if _works(call, inner, x):

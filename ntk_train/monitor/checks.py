@@ -14,7 +14,7 @@ from ntk_train.kernel.auto import check_implementation
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import on_one_device, parse_outputs
 from ntk_train.monitor.switches import usual_switches
-from ntk_train.spectrum import CrossEntropy, ReferenceKernels, SquaredLoss, Training, stable_rate
+from ntk_train.spectrum import ReferenceKernels, Training
 
 _Kind: TypeAlias = tuple[Callable[[Any], bool], str]
 
@@ -85,12 +85,6 @@ def check_kinds(**given: Any) -> None:
         if not fits(value):
             msg = f"{name}={value!r}; expected {expected}."
             raise KernelInputError(msg)
-    training = given["training"]
-    if training is not None:
-        if not isinstance(training.loss, (SquaredLoss, CrossEntropy)):
-            msg = f"training has loss={training.loss!r}; expected SquaredLoss() or CrossEntropy()."
-            raise KernelInputError(msg)
-        stable_rate(1.0, training.momentum, nesterov=training.nesterov)  # refuses the momentum
 
 
 def check_options(outputs: Any, implementation: Any, precision: Any, probe: PyTree | None) -> None:

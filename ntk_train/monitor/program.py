@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train._types import ApplyFn, PyTree
-from ntk_train.kernel.auto import Resolved
+from ntk_train._types import ApplyFn, KernelProblem, PyTree
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.precision import precision_of_products
@@ -98,7 +97,8 @@ class KernelProgram:
         self.budget = options.get("memory_budget")
         self._probe = probe
         self._unflatten = lambda arrays: _joined(arrays, static, treedef)
-        plans: list[Resolved] = []  # made once, while the kernel is traced
+        # What is planned while the kernel is traced, once.
+        plans: list[tuple[KernelProblem, str]] = []
 
         def kernel(arrays: list[jax.Array], probe: PyTree) -> dict[str, Any]:
             params, model_state = self._unflatten(replicated(arrays))
@@ -108,14 +108,13 @@ class KernelProgram:
             with precision_of_products(options["precision"]), usual_promotion():
                 resolved, layers = resolve(f, params, probe, model_state=model_state, **options)
                 parts = resolved.kernels()
-            plans.append(resolved)
+            plans.append((_without_arrays(resolved.problem), resolved.implementation))
             if not options.get("per_layer"):
                 return found | {"kernel": parts[0]}
             return found | {"kernel": sum(parts), "layers": dict(zip(layers, parts, strict=True))}
 
         lowered = jax.jit(kernel).lower(arrays, probe)
-        resolved, kernel_info = plans.pop(), lowered.out_info["kernel"]
-        problem, name = resolved.problem, resolved.implementation
+        (problem, name), kernel_info = plans.pop(), lowered.out_info["kernel"]
         warn_of_coupling(problem.coupling)
         self.is_coupled = problem.coupling is not None
         coupling = None
@@ -310,6 +309,17 @@ def _joined(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
     """The tree that `_split` took apart, with other arrays."""
     rest = iter(arrays)
     return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in static])
+
+
+def _without_arrays(problem: KernelProblem) -> KernelProblem:
+    """A problem of shapes and options alone, as its arrays are traced, also those in its f."""
+    theta: Any = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in problem.theta]
+    return dataclasses.replace(problem, f1=_gone, f2=_gone, theta=theta, x1=None, x2=None)
+
+
+def _gone(*_: Any) -> Any:
+    msg = "the function of a problem without arrays is not there"
+    raise AssertionError(msg)
 
 
 def _flat(outputs: PyTree) -> jax.Array:

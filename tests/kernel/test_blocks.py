@@ -389,5 +389,5 @@ def test_half_of_the_memory_is_half_of_the_memory():
 
 @pytest.mark.parametrize("memory_budget", [0, -1.0])
 def test_a_budget_is_positive(memory_budget):
-    with pytest.raises(KernelInputError, match=r"memory_budget=.*expected bytes"):
+    with pytest.raises(KernelInputError, match=r"memory_budget=.*expected a number of bytes"):
         ntk(network, params_of(5), X, memory_budget=memory_budget)

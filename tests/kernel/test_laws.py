@@ -12,7 +12,7 @@ from ntk_train import ntk
 from ntk_train.kernel import memory, structured
 from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
-from tests.bank import BANK, NETWORKS, PRIMITIVES
+from tests.bank import BANK, NETWORKS, PRECONDITIONS, PRIMITIVES
 
 IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products", "structured"]
 DTYPES = {"float64": 1e-10, "float32": 2e-6}
@@ -54,7 +54,10 @@ def is_heavy(case, implementation, dtype, other):
     `auto` runs on all of the bank in float64 and on one batch.
     """
     if implementation != "structured":
-        return dtype == "float32" or case in PRIMITIVES or case in NETWORKS[5:] or not other
+        light = case not in [*PRIMITIVES, *PRECONDITIONS, *NETWORKS[5:]]
+        return dtype == "float32" or not light or not other
+    if case in PRECONDITIONS:
+        return dtype == "float32"
     if case in PRIMITIVES:
         return dtype == "float32" or not other
     return dtype == "float32" and (case in NETWORKS[3:] or not other)

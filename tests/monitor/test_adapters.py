@@ -220,9 +220,9 @@ def test_further_arguments_of_a_linen_call():
     ("make", "match"),
     [
         (lambda: nnx_fn(Net), "model is the class Net"),
-        (lambda: nnx_fn(Boxed()), "model is Boxed; expected an NNX module"),
+        (lambda: nnx_fn(Boxed()), "of type Boxed; expected a Flax NNX module"),
         (lambda: linen_fn(Boxed), "model is the class Boxed"),
-        (lambda: linen_fn(Net(nnx.Rngs(0))), "model is Net; expected a Linen module"),
+        (lambda: linen_fn(Net(nnx.Rngs(0))), "of type Net; expected a Flax Linen module"),
     ],
 )
 def test_what_is_no_model_is_refused_at_once(make, match):

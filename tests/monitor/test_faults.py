@@ -45,11 +45,11 @@ class Broken(NTKHook):
 def no_memory(monkeypatch):
     start, calls = KernelProgram.start, []
 
-    def exhausted(self, *args):
+    def exhausted(self, *args, **kwargs):
         calls.append(args)
         if len(calls) == 5:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: injected")
-        return start(self, *args)
+        return start(self, *args, **kwargs)
 
     monkeypatch.setattr(KernelProgram, "start", exhausted)
     monkeypatch.setattr("ntk_train.monitor.memory.MemoryBudget.halve", lambda *_: False)

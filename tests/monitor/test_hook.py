@@ -278,7 +278,7 @@ def test_non_finite_parameters_are_counted_and_survived(caplog):
 def test_out_of_memory_says_what_to_do(caplog, monkeypatch):
     hook = NTKHook(f, PROBE, every_steps=1)
 
-    def exhausted(*args):
+    def exhausted(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
     monkeypatch.setattr(KernelProgram, "start", exhausted)
@@ -372,7 +372,7 @@ def test_coupling_that_no_program_shows_is_looked_for_until_outputs_are_not_zero
         longest = jax.lax.while_loop(lambda n: n < abs(x).sum(), lambda n: n + 1.0, 0.0)
         return longest * x @ w
 
-    hook = NTKHook(f, PROBE, every_steps=1)
+    hook = NTKHook(f, PROBE, every_steps=1, check=False)  # which would see it at once
     assert hook(0, params=jnp.zeros((3, 2)))
     hook.wait()
     assert "examples interact" not in caplog.text
@@ -426,7 +426,7 @@ def test_numpy_and_device_parameters_share_a_program(caplog):
 def test_an_interrupt_is_not_swallowed(monkeypatch):
     hook = NTKHook(f, PROBE, every_steps=1)
 
-    def interrupted(*args):
+    def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(KernelProgram, "start", interrupted)
