@@ -128,7 +128,9 @@ class Check:
         self._mode, *choices = parse_outputs(outputs, x2)
         flat, inputs = self._flat(f, params), _sides(x1, x2)
         with precision_of_products(precision):
-            self._roundoff = max(unit_roundoff(flat, theta, x) for x in inputs)
+            roundoffs = [unit_roundoff(flat, theta, x) for x in inputs]
+        # The products of the kernel itself, which f may have none of.
+        self._roundoff = max(*roundoffs, _of_products(theta, precision))
         shapes = [jax.eval_shape(flat, theta, x).shape for x in inputs]
         random = np.random.default_rng(seed)
         num_outputs = shapes[0][1]
@@ -323,6 +325,17 @@ def certify(
         return check.products(f, params, x1, x2)
 
     return check.compare(kernel, as_one_program(products, params, x1, x2))
+
+
+def _of_products(theta: Sequence[jax.Array], precision: str | None) -> float:
+    """Unit roundoff of the products of Jacobians."""
+    is_wide = any(leaf.dtype == jnp.float64 for leaf in theta)
+    rows = jax.ShapeDtypeStruct((1, 1), jnp.float64 if is_wide else jnp.float32)
+
+    def product(rows: jax.Array) -> jax.Array:
+        return jnp.einsum("ik,jk->ij", rows, rows, precision=precision or "highest")
+
+    return unit_roundoff(product, rows)
 
 
 def _sides(x1: PyTree, x2: PyTree | None) -> list[PyTree]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._jax import Equation, inner_programs
+from ntk_train._jax import Equation, inner_programs, shape_of
 
 # Bits of the mantissa that an accelerator keeps of the factors of a product.
 _TF32, _BF16 = 10, 7
@@ -38,7 +38,8 @@ def _bits(equation: Equation) -> Iterator[int | None]:
         yield _bits_of(v.aval)
     if equation.primitive is lax.reduce_precision_p:
         yield equation.params["mantissa_bits"]
-    if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p):
+    is_product = equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
+    if is_product and shape_of(equation.invars[0]).dtype != jnp.float64:
         yield _of_factors(equation.params["precision"])
 
 
@@ -50,7 +51,7 @@ def _bits_of(aval: Any) -> int | None:
 
 
 def _of_factors(precision: Any) -> int | None:
-    """Of the factors of a product, where the device rounds them; float64 it does not."""
+    """Of the factors of a product in float32 and below, where the device rounds them."""
     if isinstance(precision, tuple):
         bits = [_of_factors(each) for each in precision]
         return min((b for b in bits if b is not None), default=None)

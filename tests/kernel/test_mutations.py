@@ -36,7 +36,7 @@ FAULTS = {
     ),
     "cut_at_a_complex_variable": Mutation(
         "program/separator.py",
-        "jnp.issubdtype(shape_of(h).dtype, jnp.floating)",
+        "jnp.issubdtype(shape_of(v).dtype, jnp.floating)",
         "True",
         "bottleneck_of_complex_numbers",
     ),
@@ -49,8 +49,8 @@ FAULTS = {
     ),
     "cut_through_a_weight_of_both_sides": Mutation(
         "program/separator.py",
-        "or any(program.tangents[leaf] in after for leaf in leaves)",
-        "",
+        "if meeting[v] == node[v] and",
+        "if",
         "bottleneck_whose_weights_are_used_after_it_too",
     ),
     "index_compared_in_a_narrow_type": Mutation(
@@ -64,14 +64,14 @@ FAULTS = {
     ),
     "sign_of_the_identity": Mutation(
         "kernel/contract.py",
-        "return _Labelled(layout.out, values)",
-        "return _Labelled(layout.out, -values)",
+        """return _Labelled(layout.out, jnp.einsum(f"{','""",
+        """return _Labelled(layout.out, -jnp.einsum(f"{','""",
         "fully_connected",
     ),
     "label_of_equal_outputs": Mutation(
         "kernel/contract.py",
-        "equal = jnp.eye(math.isqrt(math.prod(shape)), dtype=x.values.dtype)",
-        "equal = jnp.ones([math.isqrt(math.prod(shape))] * 2, dtype=x.values.dtype)",
+        "factors.append(jnp.eye(size, dtype=x.values.dtype))",
+        "factors.append(jnp.ones((size, size), dtype=x.values.dtype))",
         "fully_connected",
     ),
     "missing_rows_that_match": Mutation(
@@ -109,9 +109,9 @@ FAULTS = {
         "convolution_with_strides_and_both_dilations",
     ),
     "sites_of_a_leaf_that_are_no_parts": Mutation(
-        "kernel/planning.py",
-        "numbers = sorted({site.part for site in own})",
-        "numbers = sorted({site.part for site in own})[:1]",
+        "kernel/sides.py",
+        "[own for _, own in sorted(of.items())]",
+        "[own for _, own in sorted(of.items())][:1]",
         "slices_of_stacked_and_fused_weights",
     ),
     "identity_at_several_positions": Mutation(

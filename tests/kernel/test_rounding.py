@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ntk_train.kernel.certificate import Check
 from ntk_train.program.rounding import unit_roundoff
 
 X = jnp.ones((2, 3), jnp.float32)
@@ -52,3 +53,14 @@ def test_of_products(backend, precision, expected, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with jax.default_matmul_precision(precision):
         assert unit_roundoff(lambda x: jnp.sin(x @ x.T), X) == expected
+        assert unit_roundoff(lambda x: x @ x.T, X.astype(jnp.float64)) == 2.0**-53
+
+
+def test_the_products_of_a_kernel_count_though_f_has_none(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    table, tokens = jnp.ones((3, 2), jnp.float32), jnp.arange(2)
+    roundoff = lambda precision: (
+        Check(lambda table, x: table[x], table, tokens, precision=precision)._roundoff
+    )
+    assert roundoff("highest") == 2.0**-24
+    assert roundoff("default") == 2.0**-11
