@@ -113,7 +113,7 @@ def scan_body(equation: Equation) -> tuple[Any, list[Any], int, int]:
 
 
 def has_forward_mode(equations: Sequence[Equation]) -> bool:
-    """Whether a linearised program can be evaluated forwards: not if f has a `custom_vjp`."""
+    """Whether a program of Jacobian-vector products can be evaluated: not with a `custom_vjp`."""
     return not any(
         equation.primitive is primitives.custom_lin_p
         or any(not has_forward_mode(body.eqns) for body in inner_programs(equation))

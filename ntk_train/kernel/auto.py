@@ -13,7 +13,7 @@ import warnings
 import jax
 
 from ntk_train._jax import has_forward_mode, shape_of, source_line
-from ntk_train._types import Groups, KernelProblem
+from ntk_train._types import Groups, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarning
 from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
@@ -22,8 +22,7 @@ from ntk_train.kernel.memory import is_bounded
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.plan import Plan, examples_of
-from ntk_train.kernel.structured import prepare, structured
-from ntk_train.program.linear import LinearProgram
+from ntk_train.kernel.structured import prepare, structured, traced_shapes
 
 REFERENCES = {
     "jacobian_contraction": jacobian_contraction,
@@ -70,7 +69,7 @@ def choose(
     if implementation in REFERENCES:
         return Resolved(problem, groups, implementation, None)
     plan = prepare(problem, groups)
-    name = cheapest(plan) if implementation == "auto" else implementation
+    name = cheapest(problem, plan) if implementation == "auto" else implementation
     if strict or name == "structured":
         _report_unfactored(problem, plan, strict)
     return Resolved(problem, groups, name, plan)
@@ -114,12 +113,26 @@ def check_implementation(implementation: str) -> None:
         raise KernelInputError(msg)
 
 
-def costs_of(plan: Plan) -> dict[str, Cost]:
-    """The cost of each implementation that can compute the plan's problem."""
+def costs_of(problem: KernelProblem, plan: Plan) -> dict[str, Cost]:
+    """The cost of each implementation that can compute the problem, by its plan's count."""
     costs = {"structured": plan.cost, **reference_costs(plan)}
-    if not all(has_forward_mode(program.equations) for program in _programs(plan)):
+    if not _has_forward_mode(problem):
         del costs["ntk_vector_products"]
     return costs
+
+
+def _has_forward_mode(problem: KernelProblem) -> bool:
+    """Whether f has Jacobian-vector products: not with a `custom_vjp`.
+
+    f is asked rather than its linear program, which no longer has what a derivative is not taken
+    of, as a `custom_vjp` that leads to an index.
+    """
+
+    def product(theta: list[jax.Array], x: PyTree) -> tuple[jax.Array, jax.Array]:
+        return jax.jvp(lambda theta: problem.f1(theta, x), (theta,), (theta,))
+
+    shapes = traced_shapes(problem, problem.x1)
+    return has_forward_mode(jax.make_jaxpr(product)(problem.theta, shapes).eqns)
 
 
 def reference_costs(plan: Plan) -> dict[str, Cost]:
@@ -146,15 +159,16 @@ def _operations(plan: Plan, side: int) -> int:
     return plan.programs[side].operations + (_operations(plan.inner, side) if plan.inner else 0)
 
 
-def cheapest(plan: Plan) -> str:
+def cheapest(problem: KernelProblem, plan: Plan) -> str:
     """Name of the implementation that takes the least time by the plan's count."""
     if is_bounded(plan):
         return "structured"  # the others have no less in memory
-    times = {name: cost.time(plan.machine) for name, cost in costs_of(plan).items()}
-    least = min(times, key=times.__getitem__)
-    # The others run as many small passes, at a lower rate than the products of the plan.
-    return least if 2 * times[least] < times["structured"] else "structured"
-
-
-def _programs(plan: Plan) -> list[LinearProgram]:
-    return [*plan.programs, *(_programs(plan.inner) if plan.inner else ())]
+    times = {name: cost.time(plan.machine) for name, cost in reference_costs(plan).items()}
+    # They run as many small passes, at a lower rate than the products of the plan.
+    least = plan.cost.time(plan.machine) / 2
+    for name in sorted(times, key=times.__getitem__):
+        if times[name] >= least:
+            break
+        if name != "ntk_vector_products" or _has_forward_mode(problem):
+            return name
+    return "structured"

@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ import jax
 from ntk_train._jax import source_line
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.kernel.auto import cheapest, costs_of
+from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.kernel.problem import make_problem, warn_of_coupling
@@ -33,6 +35,7 @@ class Explanation:
       num_parameters: differentiated numbers (P).
       row_numbers: numbers that represent one row of the Jacobian, in place of P.
       rows: rows of the Jacobian of x1 (N O).
+      costs: of each implementation that can compute the kernel.
     """
 
     plan: Plan
@@ -40,6 +43,7 @@ class Explanation:
     num_parameters: int
     row_numbers: int
     rows: int
+    costs: Mapping[str, Cost]
 
     def __str__(self) -> str:
         """The table: a line for each parameter, then the totals."""
@@ -59,7 +63,7 @@ class Explanation:
             f"{_short(4 * cost.moved):>8} bytes"
             + ("  <- auto" if name == self.implementation else "")
             for name, cost in sorted(
-                costs_of(self.plan).items(), key=lambda item: item[1].time(self.plan.machine)
+                self.costs.items(), key=lambda item: item[1].time(self.plan.machine)
             )
         ]
         inner = self.plan.inner
@@ -140,10 +144,11 @@ def _explain(problem: KernelProblem) -> Explanation:
     plan = prepare(problem, [range(len(problem.theta))])
     return Explanation(
         plan=plan,
-        implementation=cheapest(plan),
+        implementation=cheapest(problem, plan),
         num_parameters=sum(leaf.size for leaf in problem.theta),
         row_numbers=sum(part.row_numbers for part in plan.all_parts),
         rows=plan.rows,
+        costs=costs_of(problem, plan),
     )
 
 

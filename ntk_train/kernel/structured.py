@@ -74,14 +74,14 @@ def structured(plan: Plan) -> list[jax.Array]:
 def _trace_both(problem: KernelProblem) -> Sides:
     """The linear programs of both sides, of one example where they are independent."""
     x2 = problem.x1 if problem.x2 is None else problem.x2
-    shapes1, shapes2 = (_traced_shapes(problem, x) for x in (problem.x1, x2))
+    shapes1, shapes2 = (traced_shapes(problem, x) for x in (problem.x1, x2))
     first = second = linear_program(problem.f1, problem.theta, shapes1)
     if problem.f2 is not problem.f1 or shapes1 != shapes2:
         second = linear_program(problem.f2, problem.theta, shapes2)
     return Sides((first, second))
 
 
-def _traced_shapes(problem: KernelProblem, x: PyTree) -> PyTree:
+def traced_shapes(problem: KernelProblem, x: PyTree) -> PyTree:
     """Shapes of the inputs of one side, of one example where they are independent."""
     shapes = jax.eval_shape(lambda x: x, x)
     if problem.batched:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tests.programs.build import arguments
-from tests.programs.parts import resized, standardised
+from tests.programs.parts import resized, rounded, standardised
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,3 +110,14 @@ def convolution_without_positions(p, x):
         x[None], p["w"], (1, 1), "VALID", rhs_dilation=(1, 2), dimension_numbers=numbers
     )
     return y[0].sum(1).sum(0) + p["b"]
+
+
+@failure(
+    leaves={"a": ((3, 1), "float64"), "f": ((6, 1), "float64"), "g": ((1,), "float64")},
+    inputs=((6,), "float64"),
+)
+def index_computed_with_a_custom_vjp(p, x):
+    v20 = jnp.floor(jnp.abs(2.0 * rounded(x * p["a"][0]))).astype("uint16")
+    v21 = p["a"][jnp.clip(v20, 0, 2)].sum(-1)
+    v25 = v21 @ p["f"]
+    return {"a": v25 + p["g"], "c": jnp.stack([v25, v25 + p["g"]], -1)}
