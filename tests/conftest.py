@@ -9,8 +9,8 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
-# Where XLA is told not to optimise, as by `make test`, compiling is most of the time: 40 % less of it
-# for the kernels of the bank without the emitters of fusions. JAX 0.11 has no such flag any more.
+# Where XLA is told not to optimise, as by `make test`, compiling is most of the time, and without
+# the emitters of fusions 40 % less of it. JAX 0.11 has no such flag any more.
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if "xla_backend_optimization_level=0" in _FLAGS and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_use_fusion_emitters=false"

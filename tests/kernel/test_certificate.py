@@ -144,6 +144,13 @@ def rounded(f):
     return of_rounded
 
 
+def as_type(dtype, leaf):
+    """A floating-point leaf in another dtype."""
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        return leaf
+    return jnp.asarray(leaf, dtype)
+
+
 @pytest.mark.parametrize(
     ("case", "dtype", "wrap", "precision"),
     [
@@ -164,8 +171,14 @@ def rounded(f):
     ],
 )
 def test_no_false_alarm_on_the_bank(case, dtype, wrap, precision):
-    f, params, x1, x2 = case.make(dtype)
+    f, *arguments = case.make("float32")
+    params, x1, x2 = jax.tree.map(lambda leaf: as_type(dtype, leaf), arguments)
     f = wrap(f)
+    try:
+        jax.eval_shape(f, params, x1)
+    except (TypeError, ValueError):
+        assert dtype == "bfloat16"
+        pytest.skip("the function takes no bfloat16")
     for mode, other in (("full", False), ("full", True), ("trace", False)):
         x = x2 if other else None
         options = {"outputs": mode, "precision": precision}
