@@ -9,6 +9,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class Explanation:
       num_parameters: differentiated numbers (P).
       row_numbers: numbers that represent one row of the Jacobian, in place of P.
       rows: rows of the Jacobian of x1 (N O).
-      costs: of each implementation that can compute the kernel.
+      problem: what is explained.
     """
 
     plan: Plan
@@ -43,7 +44,12 @@ class Explanation:
     num_parameters: int
     row_numbers: int
     rows: int
-    costs: Mapping[str, Cost]
+    problem: KernelProblem
+
+    @functools.cached_property
+    def costs(self) -> Mapping[str, Cost]:
+        """Operations and traffic of each implementation that can compute the kernel."""
+        return costs_of(self.problem, self.plan)
 
     def __str__(self) -> str:
         """The table: a line for each parameter, then the totals."""
@@ -148,7 +154,7 @@ def _explain(problem: KernelProblem) -> Explanation:
         num_parameters=sum(leaf.size for leaf in problem.theta),
         row_numbers=sum(part.row_numbers for part in plan.all_parts),
         rows=plan.rows,
-        costs=costs_of(problem, plan),
+        problem=problem,
     )
 
 
