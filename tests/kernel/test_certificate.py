@@ -175,8 +175,8 @@ def test_no_false_alarm_on_the_bank(case, dtype, wrap, precision):
     params, x1, x2 = jax.tree.map(lambda leaf: as_type(dtype, leaf), arguments)
     f = wrap(f)
     try:
-        jax.eval_shape(f, params, x1)
-    except (TypeError, ValueError):
+        jax.jit(f).lower(params, x1)
+    except (TypeError, ValueError, NotImplementedError):
         assert dtype == "bfloat16"
         pytest.skip("the function takes no bfloat16")
     for mode, other in (("full", False), ("full", True), ("trace", False)):
