@@ -65,14 +65,18 @@ def rows_of(case: Case, precisions: tuple[str, ...]) -> Iterator[Row]:
         kernel = compile_kernel(kernel_of, network.params, x)
         check = Check(network.f, network.params, x, **options)
 
-        def products_of(params: Any, x: jax.Array, check: Check = check) -> Any:
-            return check.products(network.f, params, x, None)
+        def product_of(params: Any, inputs: Any, check: Check = check) -> Any:
+            return check.product(network.f, params, inputs[0], None, inputs[1])
 
-        products: Any = compile_kernel(products_of, network.params, x)  # no array comes out
-        certificate = check.compare(kernel.run(network.params, x), products.run(network.params, x))
+        # No array comes out, but what a comparison takes.
+        product: Any = compile_kernel(product_of, network.params, (x, check.passes[0]))
+
+        def products(check: Check = check, product: Any = product) -> list[Any]:
+            return [product.run(network.params, (x, a_pass)) for a_pass in check.passes]
+
+        certificate = check.compare(kernel.run(network.params, x), products())
         seconds, _ = median_seconds(functools.partial(kernel.run, network.params, x))
-        run = functools.partial(products.run, network.params, x)
-        of_check, _ = median_seconds(lambda run=run: run().inner)  # type: ignore[misc]
+        of_check, _ = median_seconds(lambda run=products: run()[-1].inner)  # type: ignore[misc]
         yield {
             "network": case.title,
             "n": case.n,
@@ -82,7 +86,7 @@ def rows_of(case: Case, precisions: tuple[str, ...]) -> Iterator[Row]:
             "device": jax.default_backend(),
             "kernel_milliseconds": f"{1e3 * seconds:.4g}",
             "check_milliseconds": f"{1e3 * of_check:.4g}",
-            "check_megabytes": f"{products.temporary_bytes / 1e6:.4g}",
+            "check_megabytes": f"{product.temporary_bytes / 1e6:.4g}",
             "deviation": f"{certificate.deviation:.1e}",
             "tolerance": f"{max(certificate.tolerances.values()):.1e}",
             "holds": "yes" if certificate.holds else "no",

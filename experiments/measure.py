@@ -42,7 +42,7 @@ class Program(NamedTuple):
 
 
 def compile_kernel(
-    kernel: Kernel, params: Any, x: jax.Array, options: Mapping[str, Any] | None = None
+    kernel: Kernel, params: Any, x: Any, options: Mapping[str, Any] | None = None
 ) -> Program:
     """Compiles `kernel(params, x)`, with XLA options if there are any."""
     start = time.perf_counter()

@@ -25,20 +25,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import parse_outputs, split_params
-from ntk_train.kernel.whole import as_one_program
+from ntk_train.kernel.whole import one_program_for_each
 from ntk_train.program.rounding import unit_roundoff
 
 # The trace or diagonal of up to so many outputs takes a backward pass for each of them, and of more
 # outputs one for each of so many vectors of random signs, whose mean has a statistical error.
 _PASSES = 16
 _VECTORS = 2  # where one pass checks a vector
+_MOVES = 2  # passes at parameters and inputs that are moved by rounding
 # A deviation is rounding up to so many times the unit roundoff, up to so many times the change that
 # comes of perturbing parameters and inputs by rounding, and below what anybody would mind.
 _ROUNDOFFS, _CHANGES, _LEAST = 64.0, 32.0, 1e-9
@@ -79,19 +79,32 @@ class Certificate:
         return max(self.deviations.values(), default=0.0)
 
 
-class Products(NamedTuple):
-    """What the derivatives of f say.
+class Pass(NamedTuple):
+    """What one forward and one backward pass of f are taken for.
 
     Attributes:
-      inner: <J1^T u, J2^T v> by vector, pass and part [k, s, g].
+      vectors: v [n] or [n, o] of each side.
+      signs: by which v is multiplied, of the outputs [o].
+      relative: by how much of itself each parameter and input is moved up or down, or 0.
+      seed: of these moves.
+    """
+
+    vectors: tuple[np.ndarray, ...]
+    signs: np.ndarray
+    relative: np.float32
+    seed: np.int32
+
+
+class Product(NamedTuple):
+    """What the derivatives of f say for one `Pass`.
+
+    Attributes:
+      inner: <J1^T u, J2^T v> by part [g].
       scale: ||J1^T u|| ||J2^T v||, likewise.
-      changes: of each part [g], the relative change of an inner product when parameters and inputs
-        are perturbed by rounding.
     """
 
     inner: jax.Array
     scale: jax.Array
-    changes: jax.Array
 
 
 class Check:
@@ -107,6 +120,9 @@ class Check:
       param_filter: as in `ntk_train.ntk`.
       per_layer: as in `ntk_train.ntk`.
       seed: of the random vectors.
+
+    Attributes:
+      passes: what to take the `product` of, for a comparison.
     """
 
     def __init__(
@@ -141,58 +157,55 @@ class Check:
             self._signs = np.eye(num_outputs)
         elif is_shared:
             self._signs = random.choice([-1.0, 1.0], (_PASSES, num_outputs))
-        self._one_pass = random.choice([-1.0, 1.0], num_outputs) if is_shared else self._signs[0]
         self._vectors = [
             _random_vectors(random, self._mode, shape, 1 if is_shared else _VECTORS)
             for shape in shapes
         ]
+        own = [self._pass(k, signs) for k in range(len(self._vectors[0])) for signs in self._signs]
+        self._before = 0
+        if is_shared:  # all outputs at once
+            self._before = len(own)
+            own.append(self._pass(0, random.choice([-1.0, 1.0], num_outputs)))
+        moved = [self._moved(own[self._before], seed) for seed in range(_MOVES)]
+        self.passes = [*own, *moved]
         self._weights = [  # of the outputs [n, o], for each entry of a vector [n]
             None if choice is None else np.eye(shape[1])[_checked_choice(choice, shape)]
             for shape, choice in zip(shapes, choices, strict=False)
         ]
 
-    def products(self, f: ApplyFn, params: PyTree, x1: PyTree, x2: PyTree | None) -> Products:
-        """What plain derivatives of f say: a JAX function of params and inputs.
+    def _pass(self, k: int, signs: np.ndarray) -> Pass:
+        vectors = tuple(vectors[k] for vectors in self._vectors)
+        return Pass(vectors, signs, np.float32(0), np.int32(0))
 
-        It takes one forward pass over the whole batch and a backward pass for each vector, or for
-        each output of a trace, one at a time; and two of both for the effect of rounding.
+    def _moved(self, a_pass: Pass, seed: int) -> Pass:
+        relative = np.float32(4 * self._roundoff)
+        return a_pass._replace(relative=relative, seed=np.int32(seed))
+
+    def product(
+        self, f: ApplyFn, params: PyTree, x1: PyTree, x2: PyTree | None, a_pass: Pass
+    ) -> Product:
+        """What plain derivatives of f say for one of `passes`: a JAX function.
+
+        It takes a forward and a backward pass over the whole batch. The passes are no loop in it:
+        on a CPU XLA runs convolutions inside of loops forty times slower.
         """
         theta, _, _ = split_params(params, self._filter)
-        flat, inputs = self._flat(f, params), _sides(x1, x2)
-        vectors = [jnp.asarray(v) for v in self._vectors]
-        num_vectors, num_passes = len(vectors[0]), len(self._signs)
-
-        def at(theta: list[jax.Array], inputs: Sequence[PyTree]) -> Callable[[Any, Any], Any]:
-            pullbacks = [jax.vjp(lambda theta, x=x: flat(theta, x), theta) for x in inputs]
-
-            def of(k: Any, signs: Any) -> tuple[jax.Array, jax.Array]:
-                pulled = [
-                    pullback(self._cotangent(side, vectors[side][k], signs).astype(y.dtype))[0]
-                    for side, (y, pullback) in enumerate(pullbacks)
-                ]
-                return self._by_group(pulled[0], pulled[-1])
-
-            return of
-
+        moved = _perturbed((theta, _sides(x1, x2)), a_pass.relative, jax.random.key(a_pass.seed))
+        theta, inputs = moved
+        flat = self._flat(f, params)
+        pulled = []
         with precision_of_products("highest"):
-            of = at(theta, inputs)
-            k, s = np.indices((num_vectors, num_passes)).reshape(2, -1)
-            inner, scale = lax.map(
-                lambda pair: of(*pair), (jnp.asarray(k), jnp.asarray(self._signs)[s])
-            )
-            one_pass = jnp.asarray(self._one_pass)
-            before, relative_to = of(0, one_pass)
+            for side, x in enumerate(inputs):
+                y, pullback = jax.vjp(lambda theta, x=x: flat(theta, x), theta)
+                v = jnp.asarray(a_pass.vectors[side])
+                cotangent = self._cotangent(side, v, jnp.asarray(a_pass.signs))
+                pulled += pullback(cotangent.astype(y.dtype))
+            return Product(*self._by_group(pulled[0], pulled[-1]))
 
-            def after(key: jax.Array) -> jax.Array:
-                return at(*_perturbed((theta, inputs), 4 * self._roundoff, key))(0, one_pass)[0]
-
-            moved = lax.map(after, jax.random.split(jax.random.key(0)))
-        changes = jnp.abs(moved - before).max(axis=0) / jnp.where(relative_to > 0, relative_to, 1)
-        shape = num_vectors, num_passes, len(self._groups)
-        return Products(inner.reshape(shape), scale.reshape(shape), changes)
-
-    def compare(self, kernels: Any, products: Products) -> Certificate:
+    def compare(self, kernels: Any, products: Sequence[Product]) -> Certificate:
         """The certificate of a kernel, or of a dict of its parts by layer, on the host.
+
+        `products` are those of `passes`.
 
         Raises:
           KernelInputError: there are other parts, or of other shapes, than the check was made for.
@@ -205,7 +218,7 @@ class Check:
             )
             raise KernelInputError(msg)
         parts = {name: parts[name] for name in self._groups}  # jit sorts the names of a dict
-        inner, scale, changes = (np.asarray(value, np.float64) for value in products)
+        inner, scale, changes = self._numbers(products)
         passes = inner.shape[1]
         share = 1 if self._is_exact else 1 / passes
         expected, scale = share * inner.sum(axis=1), share * scale.sum(axis=1)  # [k, g]
@@ -224,6 +237,15 @@ class Check:
             dict(zip(parts, deviations.max(axis=0).tolist(), strict=True)),
             dict(zip(parts, tolerances.tolist(), strict=True)),
         )
+
+    def _numbers(self, products: Sequence[Product]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Inner products and scales [k, s, g], and the relative changes by rounding [g]."""
+        inner, scale = (np.asarray(value, np.float64) for value in zip(*products, strict=True))
+        relative_to = np.where(scale[self._before] > 0, scale[self._before], 1)
+        changes = np.abs(inner[-_MOVES:] - inner[self._before]).max(axis=0) / relative_to
+        shape = len(self._vectors[0]), len(self._signs), len(self._groups)
+        own = slice(shape[0] * shape[1])
+        return inner[own].reshape(shape), scale[own].reshape(shape), changes
 
     def _flat(self, f: ApplyFn, params: PyTree) -> ApplyFn:
         """From the differentiated leaves and inputs to outputs [N, O], without `problem`'s code."""
@@ -321,10 +343,11 @@ def certify(
         seed=seed,
     )
 
-    def products(params: PyTree, x1: PyTree, x2: PyTree | None) -> Products:
-        return check.products(f, params, x1, x2)
+    def product(a_pass: Pass) -> Product:
+        return check.product(f, params, x1, x2, a_pass)
 
-    return check.compare(kernel, as_one_program(products, params, x1, x2))
+    products = one_program_for_each(product, (params, x1, x2), check.passes)
+    return check.compare(kernel, jax.device_get(products))
 
 
 def _of_products(theta: Sequence[jax.Array], precision: str | None) -> float:
@@ -350,7 +373,7 @@ def _random_vectors(
     return random.choice([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0], sizes)
 
 
-def _perturbed(tree: PyTree, relative: float, key: jax.Array) -> PyTree:
+def _perturbed(tree: PyTree, relative: Any, key: jax.Array) -> PyTree:
     """Each floating-point number changed by so much of itself, up or down."""
     leaves, treedef = jax.tree.flatten(tree)
     keys = jax.random.split(key, max(len(leaves), 1))

@@ -5,7 +5,7 @@ a ResNet-50, where the whole program takes seconds.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -23,14 +23,30 @@ def as_one_program(function: Callable[..., Any], *arguments: PyTree) -> Any:
       function: to be compiled, unless one of its arguments is traced already.
       *arguments: any.
     """
-    with usual_promotion():
+    (value,) = one_program_for_each(lambda _: function(*arguments), arguments, [()])
+    return value
+
+
+def one_program_for_each(
+    function: Callable[[Any], Any], arguments: PyTree, others: Sequence[PyTree]
+) -> list[Any]:
+    """`function(other)` for each of some pytrees of arrays, by one program as above.
+
+    Args:
+      function: to be compiled once, unless one of the arguments is traced already.
+      arguments: what it closes over.
+      others: of the same shapes and dtypes.
+    """
+    with usual_promotion(), _mesh_of(arguments):
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
-            with _mesh_of(arguments):
-                return function(*arguments)
-        with _mesh_of(arguments):
-            closed, shapes = jax.make_jaxpr(lambda: function(*arguments), return_shape=True)()
-        program = jax.jit(lambda arrays: jax.core.eval_jaxpr(closed.jaxpr, arrays))
-        return jax.tree.unflatten(jax.tree.structure(shapes), program(closed.consts))
+            return [function(other) for other in others]
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)(others[0])
+        program = jax.jit(lambda *arrays: jax.core.eval_jaxpr(closed.jaxpr, *arrays))
+        treedef = jax.tree.structure(shapes)
+        return [
+            jax.tree.unflatten(treedef, program(closed.consts, *jax.tree.leaves(other)))
+            for other in others
+        ]
 
 
 @contextlib.contextmanager

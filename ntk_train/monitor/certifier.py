@@ -13,7 +13,7 @@ import jax
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.kernel import ntk
-from ntk_train.kernel.certificate import Certificate, Check, Products
+from ntk_train.kernel.certificate import Certificate, Check, Pass, Product
 from ntk_train.kernel.checked import blame
 from ntk_train.kernel.failed_call import bound
 
@@ -45,43 +45,44 @@ class Certifier:
         self._probe = probe
         self._check: Check | None = None
         self._lowered: Any = None
-        self._products: Future | None = None
+        self._product: Future | None = None
 
-        def products(arrays: list[jax.Array], probe: PyTree) -> Products:
+        def product(arrays: list[jax.Array], probe: PyTree, a_pass: Pass) -> Product:
             params, model_state = unflatten(arrays)
             assert self._check is not None
-            return self._check.products(bound(f, model_state), params, probe, None)
+            return self._check.product(bound(f, model_state), params, probe, None, a_pass)
 
         try:
             params, model_state = unflatten(arrays)
             own = {name: options[name] for name in _OF_CHECK}
             self._check = Check(bound(f, model_state), params, probe, **own)
-            self._lowered = jax.jit(products).lower(arrays, probe)
+            self._lowered = jax.jit(product).lower(arrays, probe, self._check.passes[0])
         except Exception as error:
             self._give_up(error)
 
     @property
     def futures(self) -> list[Future]:
         """What is being compiled."""
-        return [] if self._products is None else [self._products]
+        return [] if self._product is None else [self._product]
 
     def compile(self, executor: Executor) -> None:
         """Compiles on a thread of the executor."""
         if self._lowered is not None:
-            self._products = executor.submit(self._lowered.compile)
+            self._product = executor.submit(self._lowered.compile)
             self._lowered = None
 
-    def start(self, arrays: list[jax.Array]) -> Products | None:
+    def start(self, arrays: list[jax.Array]) -> list[Product] | None:
         """Dispatches the derivatives at some parameters; None where that is not possible."""
-        if self._products is None:
+        if self._product is None or self._check is None:
             return None
         try:
-            return self._products.result()(arrays, self._probe)
+            product = self._product.result()
+            return [product(arrays, self._probe, a_pass) for a_pass in self._check.passes]
         except Exception as error:
             self._give_up(error)
             return None
 
-    def certificate(self, kernels: Any, products: Products) -> Certificate | None:
+    def certificate(self, kernels: Any, products: list[Product]) -> Certificate | None:
         """Of a kernel on the host, or of its parts by layer."""
         if self._check is None:
             return None
@@ -92,7 +93,7 @@ class Certifier:
             return None
 
     def _give_up(self, error: Exception) -> None:
-        self._products = self._check = None
+        self._product = self._check = None
         _log.warning(
             "The kernel is measured without being compared with plain derivatives: %s: %s",
             type(error).__name__,

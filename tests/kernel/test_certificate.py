@@ -21,8 +21,9 @@ MODES = ["full", "trace", "sum", "diagonal", "chosen"]
 def compiled(f, params, x1, x2=None, **options):
     """From a kernel to its certificate; the derivatives of f are computed once."""
     check = Check(f, params, x1, x2, **options)
-    products = jax.jit(functools.partial(check.products, f), compiler_options=oracle.QUICK)
-    return functools.partial(check.compare, products=products(params, x1, x2))
+    product = jax.jit(functools.partial(check.product, f), compiler_options=oracle.QUICK)
+    products = [product(params, x1, x2, a_pass) for a_pass in check.passes]
+    return functools.partial(check.compare, products=products)
 
 
 @pytest.mark.parametrize("other", [False, True])

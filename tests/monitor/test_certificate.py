@@ -115,7 +115,7 @@ def test_a_check_that_fails_costs_no_measurement(monkeypatch, caplog):
     def fails(*_):
         raise MemoryError("no room for a backward pass")
 
-    monkeypatch.setattr(certifier.Check, "products", fails)
+    monkeypatch.setattr(certifier.Check, "product", fails)
     writer = Recorder()
     with NTKHook(f, PROBE, every_steps=1, writer=writer, pictures=False) as hook:
         hook(0, params=PARAMS)
