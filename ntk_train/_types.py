@@ -108,6 +108,11 @@ class KernelProblem:
     memory_budget: float | int | None = None
     coupling: Coupling | None = None
 
+    @property
+    def example_labels(self) -> tuple[str, str]:
+        """Labels of the examples on both sides, empty where they are coupled and x has none."""
+        return (self.layout.left[0], self.layout.right[0]) if self.batched else ("", "")
+
     @functools.cached_property
     def itemsize(self) -> int:
         """Bytes of one number of the Jacobian."""

@@ -15,13 +15,12 @@ import jax
 from ntk_train._jax import has_forward_mode, shape_of, source_line
 from ntk_train._types import Groups, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarning
-from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.memory import is_bounded
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
-from ntk_train.kernel.plan import Plan, examples_of
+from ntk_train.kernel.plan import Plan
 from ntk_train.kernel.structured import prepare, structured, traced_shapes
 
 REFERENCES = {
@@ -138,8 +137,8 @@ def _has_forward_mode(problem: KernelProblem) -> bool:
 def reference_costs(plan: Plan) -> dict[str, Cost]:
     """Costs of the two plain implementations, by the same count."""
     problem, labels, layout = plan.problem, plan.labels, plan.problem.layout
-    left, right = (num_rows(labels, side) for side in (layout.left, layout.right))
-    n, _ = examples_of(problem)
+    left, right = map(plan.setting.size, (layout.left, layout.right))
+    n, _ = problem.example_labels
     sides = [left] if problem.x2 is None else [left, right]
     a_pass = [_operations(plan, side) for side in (0, 1)]
     backward = sum(rows * operations for rows, operations in zip(sides, a_pass, strict=False))

@@ -66,7 +66,7 @@ class Explanation:
         ]
         totals = [
             f"  {name:<22} {_short(cost.operations):>8} operations  "
-            f"{_short(4 * cost.moved):>8} bytes"
+            f"{_short(4 * cost.traffic):>8} bytes"
             + ("  <- auto" if name == self.implementation else "")
             for name, cost in sorted(
                 self.costs.items(), key=lambda item: item[1].time(self.plan.machine)
@@ -152,7 +152,7 @@ def _explain(problem: KernelProblem) -> Explanation:
         plan=plan,
         implementation=cheapest(problem, plan),
         num_parameters=sum(leaf.size for leaf in problem.theta),
-        row_numbers=sum(part.row_numbers for part in plan.all_parts),
+        row_numbers=sum(part.way.row_numbers for part in plan.all_parts),
         rows=plan.rows,
         problem=problem,
     )
@@ -179,17 +179,14 @@ def _line(part: PartPlan, rows: int) -> tuple[str, ...]:
     equations = [*part.unfactored, *(site.equation for site in part.sites[0])]
     sites = sorted({equation.primitive.name for equation in equations})
     lines = sorted({source_line(equation) for equation in equations})
-    sizes = [""] * 4
-    if part.sizes is not None:
-        sizes = [str(size) for size in (part.sizes.r, part.sizes.t, part.sizes.a, part.sizes.b)]
     return (
         part.path,
         ", ".join(sites),
         lines[0] if lines else "",
-        *sizes,
-        part.way,
+        *part.way.letters,
+        part.way.name,
         _short(part.cost.operations),
-        _short(rows * part.row_numbers),
+        _short(rows * part.way.row_numbers),
     )
 
 

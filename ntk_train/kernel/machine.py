@@ -15,8 +15,10 @@ class Machine(NamedTuple):
       memory: bytes that a kernel may take beside its inputs and itself.
       tile: rows and columns of a block of the kernel.
       launch: numbers copied in the time that it takes to start one more product.
-      batches: whether one batched product is faster than many small ones.
+      is_accelerator: whether one batched product is faster than many small ones.
       columns: how many parts of x2 are worth a program of their own.
+      stacked: how many numbers of the cotangents of small layers of equal sizes are copied, so that
+        their full Grams are one, in less time than the products apart take more.
     """
 
     balance: int
@@ -24,15 +26,16 @@ class Machine(NamedTuple):
     memory: float
     tile: int
     launch: int
-    batches: bool
+    is_accelerator: bool
     columns: int
+    stacked: int
 
 
 # Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
 MACHINES = {
-    "cpu": Machine(30, 4e6, 8e9, 256, 16_000, False, 8),
-    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 4),
-    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 4),
+    "cpu": Machine(30, 4e6, 8e9, 256, 16_000, False, 8, 500),
+    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 4, 5_000_000),
+    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 4, 5_000_000),
 }
 
 # Parts of the memory: of an accelerator's, the parameters and the optimizer's state stay there
@@ -46,15 +49,15 @@ class Cost(NamedTuple):
 
     Attributes:
       operations: multiplications and additions.
-      moved: numbers that go to memory or back.
+      traffic: numbers that go to memory or back.
     """
 
     operations: int
-    moved: int
+    traffic: int
 
     def time(self, machine: Machine) -> int:
         """In operations of a matrix product."""
-        return self.operations + machine.balance * self.moved
+        return self.operations + machine.balance * self.traffic
 
 
 def this_machine(memory_budget: float | int | None = None) -> Machine:

@@ -7,12 +7,11 @@ diagonal the rows of some outputs can be there at a time. Where none of that fit
 made of kernels of fewer examples (`Tiles`).
 """
 
-import dataclasses
 import math
 
-from ntk_train.kernel.costs import num_rows
 from ntk_train.kernel.machine import BETWEEN, ROWS
-from ntk_train.kernel.plan import Blocks, Plan, Work, examples_of
+from ntk_train.kernel.plan import Blocks, Plan, Work
+from ntk_train.kernel.ways import FullGram, HalfGram, Identity, Jacobian, Transposed
 
 _CACHE = 4  # blocks in a cache
 _COLUMNS = 4  # more of them take long to compile
@@ -38,9 +37,9 @@ def blocks_of(work: Work, operations: int, *, is_cut: bool) -> Blocks:
 
 def _blocks(work: Work, operations: int, is_cut: bool, streamed: bool) -> Blocks:
     traced = _traced(work, streamed)
-    work = _of_some(work, traced)
-    n, m = examples_of(work.problem)
-    blocked = n != m and {n, m} <= set(work.problem.layout.out) and all(work.labels.values())
+    work = work.of_some(traced)
+    (n, m), out = work.problem.example_labels, work.problem.layout.out
+    blocked = n != m and {n, m} <= set(out) and all(work.setting.labels.values())
     tile = _tile(work, is_cut) if blocked else None
     columns = 1
     if blocked and tile is None:
@@ -49,32 +48,24 @@ def _blocks(work: Work, operations: int, is_cut: bool, streamed: bool) -> Blocks
     return Blocks(examples, outputs, tile, columns, traced, streamed)
 
 
-def _of_some(work: Work, traced: tuple[str, int] | None) -> Work:
-    """The work that is left for some outputs of a trace or diagonal."""
-    if traced is None:
-        return work
-    return dataclasses.replace(work, labels={**work.labels, traced[0]: traced[1]})
-
-
 def bytes_needed(plan: Plan) -> int:
     """About how many bytes the kernel takes beside its arguments and itself."""
     needed = _needed(plan.work, plan.blocks)
     if plan.inner is None:
         return needed
-    labels = {**plan.labels, **plan.inner.labels}
-    between = plan.problem.itemsize * num_rows(labels, plan.inner.problem.layout.out)
+    between = plan.problem.itemsize * plan.inner.setting.size(plan.inner.problem.layout.out)
     return between + max(needed, bytes_needed(plan.inner))
 
 
 def is_bounded(plan: Plan) -> bool:
     """Whether memory, and no cache, says how much is computed at once."""
-    some_outputs = plan.blocks.outputs < _of_some(plan.work, plan.blocks.traced).outputs
+    some_outputs = plan.blocks.outputs < plan.work.of_some(plan.blocks.traced).outputs
     bounded = plan.tiles is not None or plan.blocks.traced is not None or some_outputs
     return bounded or (plan.inner is not None and is_bounded(plan.inner))
 
 
 def _needed(work: Work, blocks: Blocks) -> int:
-    work = _of_some(work, blocks.traced)
+    work = work.of_some(blocks.traced)
     problem, number = work.problem, work.problem.itemsize
     kept = work.kept
     derivatives = _derivatives(work, blocks.outputs, blocks.streamed)
@@ -84,11 +75,9 @@ def _needed(work: Work, blocks: Blocks) -> int:
         kept = [sum(kept)]  # a loop
     # Without a loop, the rows of one layer after the other.
     needed = blocks.examples * derivatives + max(kept, default=0)
-    grams = [
-        part.sizes for part in work.parts if part.sizes is not None and part.way == "full_gram"
-    ]
+    grams = [part.way.sizes for part in work.parts if isinstance(part.way, FullGram)]
     if blocks.tile is None and grams:  # until they are added up
-        needed += number * len(grams) * num_rows(work.labels, problem.layout.out)
+        needed += number * len(grams) * work.setting.size(problem.layout.out)
         gram = max(size.of(problem.layout.out + "rts") for size in grams)
         needed += number * gram
     return needed
@@ -111,15 +100,15 @@ def is_streamed(work: Work) -> bool:
     """Whether layers go one after the other: where caches are small, or it takes less memory."""
     problem, machine = work.problem, work.machine
     kept = sum(work.kept)
-    n = work.labels[problem.layout.left[0]] if problem.batched else 1
-    activations = [part.sizes.of("rtb") for part in work.parts if part.sizes is not None]
-    forward = 2 * problem.itemsize * n * sum(activations)
+    n = work.setting.labels[problem.layout.left[0]] if problem.batched else 1
+    activations = sum(part.way.cotangent_numbers for part in work.parts)
+    forward = 2 * problem.itemsize * n * activations
     room = 2 * BETWEEN * machine.memory
-    if machine.batches:  # a CPU is as fast at one example at a time
+    if machine.is_accelerator:  # a CPU is as fast at one example at a time
         room = machine.memory / (2 * _sides(work))
     if forward > room:
         return False
-    if machine.batches or kept > ROWS * machine.memory:
+    if machine.is_accelerator or kept > ROWS * machine.memory:
         return True
     return _layers_take_less(work)
 
@@ -127,18 +116,18 @@ def is_streamed(work: Work) -> bool:
 def _layers_take_less(work: Work) -> bool:
     """Whether one layer at a time takes less memory than blocks of examples, all in a cache."""
     problem = work.problem
-    factored = [part for part in work.parts if part.sizes is not None and part.way != "identity"]
-    if not factored or any(part.way != "jacobian" for part in factored):
+    others = [part for part in work.parts if not isinstance(part.way, Identity | Transposed)]
+    formed = [part.way for part in others if isinstance(part.way, Jacobian)]
+    if not formed or len(formed) < len(others):
         return False  # of the factors themselves a compiler keeps one layer at a time anyhow
     number, examples = problem.itemsize, 1
     if problem.batched:
-        examples = work.labels[problem.layout.left[0]]
+        examples = work.setting.labels[problem.layout.left[0]]
     block, outputs = _rows_at_once(work, streamed=False)
-    formed = [(part.sizes, part.pieces) for part in factored if part.sizes is not None]
     # Patches are there twice: each tap's, and side by side.
-    patches = 2 * number * max(sizes.of("rta") / pieces for sizes, pieces in formed)
-    cotangents = [number * sizes.of("rtb") for sizes, _ in formed]
-    kept = [work.kept_of(part) for part in factored]
+    patches = 2 * number * max(way.patch_numbers / way.pieces for way in formed)
+    cotangents = [number * way.cotangent_numbers for way in formed]
+    kept = [work.kept_of(part) for part in others]
     of_blocks = block * (patches + (1 + outputs) * sum(cotangents)) + sum(kept)
     layer = patches + sum(cotangents) + 2 * outputs * max(cotangents)
     return examples * layer + max(kept) < of_blocks
@@ -153,29 +142,28 @@ def _rows_at_once(work: Work, streamed: bool) -> tuple[int, int]:
     kept, between = sum(work.kept), BETWEEN * machine.memory
     room = max(machine.memory - kept, between)
     limit = between
-    if not machine.batches:  # as many as stay in a cache
-        formed = [part.sizes for part in work.parts if part.way == "jacobian" and part.sizes]
-        patches, cotangents = (
-            number * sum(sizes.of(v) for sizes in formed) for v in ("rta", "rtb")
-        )
+    if not machine.is_accelerator:  # as many as stay in a cache
+        formed = [part.way for part in work.parts if isinstance(part.way, Jacobian)]
+        patches = number * sum(way.patch_numbers for way in formed)
+        cotangents = number * sum(way.cotangent_numbers for way in formed)
         example = patches + outputs * cotangents
         # Or the loop would take more than it saves.
         if example * n > max(machine.block, work.rows * number * work.row_numbers / 2):
-            examples = _even(n, machine.block / example)
+            examples = _block_size(n, machine.block / example)
         else:
             limit = room
     example = _derivatives(work, outputs, streamed)
     if example * examples > room:
-        examples = _even(n, room / example)
+        examples = _block_size(n, room / example)
     if outputs and example > limit:
-        outputs = _even(outputs, (limit - work.forward) / max(work.together, 1))
+        outputs = _block_size(outputs, (limit - work.forward) / max(work.together, 1))
     return examples, outputs
 
 
 def _traced(work: Work, streamed: bool) -> tuple[str, int] | None:
     """Of which outputs of a trace or diagonal the rows fit in memory; None for all."""
     layout, memory = work.problem.layout, work.machine.memory
-    shared = [label for label in layout.shared if label not in examples_of(work.problem)]
+    shared = [label for label in layout.shared if label not in work.problem.example_labels]
     if not shared:
         return None
     kept = max(work.kept, default=0) if streamed else sum(work.kept)
@@ -186,26 +174,27 @@ def _traced(work: Work, streamed: bool) -> tuple[str, int] | None:
         part = max(part, (kept + passes * work.outputs * work.passing) / room)
     if part <= 1:
         return None
-    label = max(shared, key=lambda label: work.labels[label])
-    return label, _even(work.labels[label], work.labels[label] / part)
+    label = max(shared, key=lambda label: work.setting.labels[label])
+    return label, _block_size(work.setting.labels[label], work.setting.labels[label] / part)
 
 
 def _columns(work: Work, operations: int, streamed: bool) -> int:
     """How many parts of x2 are multiplied one after the other; of Grams where that saves time."""
-    problem, machine, labels = work.problem, work.machine, work.labels
-    m, most = labels[examples_of(problem)[1]], machine.columns
-    if machine.batches and (not streamed or num_rows(labels, problem.layout.right) < _MANY_ROWS):
+    problem, machine, setting = work.problem, work.machine, work.setting
+    m, most = setting.size(problem.example_labels[1]), machine.columns
+    few_rows = setting.size(problem.layout.right) < _MANY_ROWS
+    if machine.is_accelerator and (few_rows or not streamed):
         most = 1  # small products are faster whole, and slices of all rows are copies
     half, full = (
-        [part.cost.operations for part in work.parts if part.way == way]
-        for way in ("half_gram", "full_gram")
+        [part.cost.operations for part in work.parts if isinstance(part.way, way)]
+        for way in (HalfGram, FullGram)
     )
     if sum(half) > operations / 8:  # or it takes more than it saves
         return m if m <= most else min(most, 2)
     columns = min(_COLUMNS, m)
     saved = sum(full) * (columns - 1) / (2 * columns)  # what is below the diagonal
     more_products = (columns - 1) * len(full)
-    if machine.batches or problem.x2 is not None or sum(full) <= operations / 8:
+    if machine.is_accelerator or problem.x2 is not None or sum(full) <= operations / 8:
         return 1
     return columns if saved > more_products * machine.launch * machine.balance else 1
 
@@ -213,22 +202,22 @@ def _columns(work: Work, operations: int, streamed: bool) -> int:
 def _tile(work: Work, is_cut: bool) -> int | None:
     """How many examples a block of the kernel has on either side; None for all."""
     layout, machine, number = work.problem.layout, work.machine, work.problem.itemsize
-    n = max(work.labels[side[0]] for side in (layout.left, layout.right))
+    n = max(work.setting.labels[side[0]] for side in (layout.left, layout.right))
     rows = work.rows
     tile = float(n)
     # For it all factors are there at once; without it all Grams are, until they are added up.
-    grams = [part for part in work.parts if part.way == "full_gram"]
+    grams = [part for part in work.parts if isinstance(part.way, FullGram)]
     kept = sum(work.kept_of(part) for part in grams)
-    kernel = number * num_rows(work.labels, layout.out)
+    kernel = number * work.setting.size(layout.out)
     # A kernel in a cache is pushed through faster as a whole.
     whole = is_cut and kernel <= _CACHE * machine.block
     if rows >= 4 * machine.tile and 2 * kept <= len(grams) * kernel and not whole:
         tile = machine.tile // (rows // n)
     # Z has the examples of both sides.
     pairs = [
-        part.sizes.of(layout.left + layout.right[0] + "rsb")
+        part.way.sizes.of(layout.left + layout.right[0] + "rsb")
         for part in work.parts
-        if part.way == "half_gram" and part.sizes is not None
+        if isinstance(part.way, HalfGram)
     ]
     between = number * max(pairs, default=0)
     if between > BETWEEN * machine.memory:
@@ -236,7 +225,7 @@ def _tile(work: Work, is_cut: bool) -> int | None:
     return max(1, int(tile)) if tile < n else None
 
 
-def _even(n: int, most: float) -> int:
+def _block_size(n: int, most: float) -> int:
     """Into blocks of which size to cut n: at most so large, of equal sizes where that is near."""
     size = min(max(1, int(most)), n)
     divisor = next(divisor for divisor in range(size, 0, -1) if n % divisor == 0)

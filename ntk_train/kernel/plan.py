@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ntk_train._jax import Equation
 from ntk_train._types import KernelProblem
 from ntk_train.kernel.machine import Cost, Machine
+from ntk_train.kernel.ways import Setting, Way
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.liveness import Pass
 from ntk_train.program.sites import Site
@@ -18,61 +18,40 @@ NumberedGroups: TypeAlias = Mapping[int, Sequence[int]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
-    """Sizes of the labels of one leaf's two sides.
-
-    Attributes:
-      labels: sizes of the labels of the kernel's layout.
-      r: of what input, weight and output share.
-      t: positions on the side of x1, all uses of the weight together.
-      s: positions on the side of x2.
-      a: input features.
-      b: output features.
-    """
-
-    labels: Mapping[str, int]
-    r: int
-    t: int
-    s: int
-    a: int
-    b: int
-
-    def of(self, labels: str) -> int:
-        """Product of the sizes of distinct labels, of the layout or of this record."""
-        inner = {"r": self.r, "t": self.t, "s": self.s, "a": self.a, "b": self.b}
-        sizes = inner | dict(self.labels)
-        return math.prod(sizes[label] for label in set(labels))
-
-
-@dataclasses.dataclass(frozen=True)
 class PartPlan:
     """What is done with one part of a leaf: all of it, or a slice that is used on its own.
 
     Attributes:
       path: of the parameter.
       leaf: index of its leaf.
-      sites: where it meets data on the sides of x1 and of x2; none if it is transposed.
-      way: jacobian, half_gram, full_gram, identity or transposed.
-      sizes: of its labels, None if it is transposed.
+      sites: where it meets data on the sides of x1 and of x2; none if it does not, or is not
+        factored.
+      way: to contract its Jacobian.
       cost: of its part of the kernel.
-      row_numbers: numbers that represent one row of its Jacobian.
-      joined: whether its last product is one with those of other parts, or all of its contraction
-        where the way is full_gram.
-      pieces: how many parts of its inputs' features a are made one after the other, for its
-        Jacobian.
       unfactored: the equations for which it is transposed although they contract it.
     """
 
     path: str
     leaf: int
     sites: tuple[Sequence[Site], Sequence[Site]]
-    way: str
-    sizes: Sizes | None
+    way: Way
     cost: Cost
-    row_numbers: int
-    joined: bool
-    pieces: int = 1
     unfactored: Sequence[Equation] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """What is contracted as one: some parts of one group.
+
+    Attributes:
+      group: number of the group.
+      members: indices of the parts.
+      way: that of the first of them, which contracts them all.
+    """
+
+    group: int
+    members: Sequence[int]
+    way: Way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,41 +59,47 @@ class Work:
     """What has to be in memory for the leaves of a plan, however much of it at once.
 
     Attributes:
-      problem: what to compute.
-      machine: its caches and memory.
-      labels: sizes of the labels of the layout.
+      setting: what to compute, and on what.
       parts: what is done with each leaf.
       passes: what a forward and a backward pass hold, on either side.
     """
 
-    problem: KernelProblem
-    machine: Machine
-    labels: Mapping[str, int]
+    setting: Setting
     parts: Sequence[PartPlan]
     passes: tuple[Pass, Pass]
+
+    @property
+    def problem(self) -> KernelProblem:
+        """What to compute."""
+        return self.setting.problem
+
+    @property
+    def machine(self) -> Machine:
+        """Its caches and memory."""
+        return self.setting.machine
 
     @property
     def examples(self) -> int:
         """Of the side with more of them; 1 where they are coupled."""
         if not self.problem.batched:
             return 1
-        return max(self.labels[side[0]] for side in self._sides)
+        return max(self.setting.size(side[0]) for side in self._sides)
 
     @property
     def outputs(self) -> int:
         """Rows of an example, or of all where they are coupled, on the side with more of them."""
         first = 1 if self.problem.batched else 0
-        return max(self._size(side[first:]) for side in self._sides)
+        return max(self.setting.size(side[first:]) for side in self._sides)
 
     @property
     def rows(self) -> int:
         """On the side with more of them."""
-        return max(map(self._size, self._sides))
+        return max(map(self.setting.size, self._sides))
 
     @property
     def row_numbers(self) -> int:
         """Numbers that are held for one row of all parts."""
-        return sum(map(_kept_numbers, self.parts))
+        return sum(part.way.kept_numbers for part in self.parts)
 
     @functools.cached_property
     def kept(self) -> list[int]:
@@ -124,12 +109,13 @@ class Work:
     def kept_of(self, part: PartPlan) -> int:
         """Bytes that are held for the rows of a part, of both sides where they differ."""
         sides = self._sides if self.problem.x2 is not None else self._sides[:1]
-        return self.problem.itemsize * sum(map(self._size, sides)) * _kept_numbers(part)
+        rows = sum(map(self.setting.size, sides))
+        return self.problem.itemsize * rows * part.way.kept_numbers
 
     @functools.cached_property
     def forward(self) -> int:
         """Bytes of the activations of one example, and of its patches for one layer."""
-        patches = max((part.sizes.of("rta") for part in self.parts if part.sizes), default=0)
+        patches = max((part.way.patch_numbers for part in self.parts), default=0)
         return self.problem.itemsize * (patches + max(own.activations for own in self.passes))
 
     @functools.cached_property
@@ -140,22 +126,18 @@ class Work:
     @functools.cached_property
     def together(self) -> int:
         """Bytes of the cotangents of one output where those of all layers are kept."""
-        layers = sum(part.sizes.of("rtb") for part in self.parts if part.sizes)
+        layers = sum(part.way.cotangent_numbers for part in self.parts)
         return max(self.passing, self.problem.itemsize * layers)
+
+    def of_some(self, traced: tuple[str, int] | None) -> "Work":
+        """What is left for some outputs of a trace or diagonal."""
+        if traced is None:
+            return self
+        return dataclasses.replace(self, setting=self.setting.of_some(*traced))
 
     @property
     def _sides(self) -> tuple[str, str]:
         return self.problem.layout.left, self.problem.layout.right
-
-    def _size(self, labels: str) -> int:
-        return math.prod(self.labels[label] for label in labels)
-
-
-def _kept_numbers(part: PartPlan) -> int:
-    """Numbers that are held for one row of a part's Jacobian."""
-    if part.sizes is None or part.way == "identity":
-        return part.row_numbers
-    return part.sizes.of("rab" if part.way == "jacobian" else "rtb")
 
 
 class Blocks(NamedTuple):
@@ -201,19 +183,14 @@ class Plan:
     """How to compute the kernel of some leaves; nothing is computed yet.
 
     Attributes:
-      problem: what to compute.
-      machine: what it was planned for.
+      setting: what it was planned for.
       groups: the leaves whose kernels are wanted apart.
       programs: the linear programs of x1 and of x2, one and the same where their examples have
         the same shapes.
       sites: of both programs, also of leaves that are in no group here.
-      labels: sizes of the labels of the layout.
       parts: one plan for each leaf, or for each of its parts.
       passes: what a forward and a backward pass hold, on either side.
-      bundles: indices of the parts whose Jacobians are formed, those side by side that are
-        multiplied in one product; no bundle has leaves of two groups.
-      stacks: indices of the parts whose factors are kept, those together that are contracted as
-        one: small layers of equal sizes, side by side along r.
+      products: the parts that are contracted as one, for each group in turn.
       blocks: how many examples and outputs at once.
       cost: of the whole, derivatives included.
       inner: the plan of the kernel of a variable h that separates other leaves from the outputs, to
@@ -221,25 +198,37 @@ class Plan:
       tiles: where memory is short, the plans for fewer examples that take the place of this one.
     """
 
-    problem: KernelProblem
-    machine: Machine
+    setting: Setting
     groups: NumberedGroups
     programs: tuple[LinearProgram, LinearProgram]
     sites: tuple[Sequence[Site], Sequence[Site]]
-    labels: Mapping[str, int]
     parts: Sequence[PartPlan]
     passes: tuple[Pass, Pass]
-    bundles: Sequence[Sequence[int]]
-    stacks: Sequence[Sequence[int]]
+    products: Sequence[Product]
     blocks: Blocks
     cost: Cost
     inner: "Plan | None" = None
     tiles: Tiles | None = None
 
     @property
+    def problem(self) -> KernelProblem:
+        """What to compute."""
+        return self.setting.problem
+
+    @property
+    def machine(self) -> Machine:
+        """What it was planned for."""
+        return self.setting.machine
+
+    @property
+    def labels(self) -> Mapping[str, int]:
+        """Sizes of the labels of the layout."""
+        return self.setting.labels
+
+    @property
     def work(self) -> Work:
         """What has to be in memory for the leaves of this level."""
-        return Work(self.problem, self.machine, self.labels, self.parts, self.passes)
+        return Work(self.setting, self.parts, self.passes)
 
     @property
     def all_parts(self) -> list[PartPlan]:
@@ -250,10 +239,14 @@ class Plan:
     @property
     def rows(self) -> int:
         """Rows of the Jacobian of x1."""
-        return math.prod(self.labels[label] for label in self.problem.layout.left)
+        return self.setting.size(self.problem.layout.left)
 
+    def only(self, products: Sequence[Product]) -> "Plan":
+        """The plan of some products, and of their groups."""
+        own = {product.group for product in products}
+        groups = {group: leaves for group, leaves in self.groups.items() if group in own}
+        return dataclasses.replace(self, groups=groups, products=products)
 
-def examples_of(problem: KernelProblem) -> tuple[str, str]:
-    """Labels of the examples on both sides, empty where they are coupled and x has none."""
-    layout = problem.layout
-    return (layout.left[0], layout.right[0]) if problem.batched else ("", "")
+    def of_some(self, label: str, size: int) -> "Plan":
+        """The plan for so many of the outputs of which a trace or diagonal is taken."""
+        return dataclasses.replace(self, setting=self.setting.of_some(label, size))

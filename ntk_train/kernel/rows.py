@@ -7,44 +7,30 @@ GPU's memory.
 """
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._jax import after, shape_of
+from ntk_train._jax import shape_of
 from ntk_train._types import PyTree
-from ntk_train.kernel.plan import PartPlan, Plan
+from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.ways import Cotangents, Kept, Uses
+from ntk_train.kernel.ways.way import rows_of_outputs
 from ntk_train.program.cotangents import derivatives
-
-
-class Factored(NamedTuple):
-    """One side's Jacobian of one part of a leaf, as the factors of a product.
-
-    Attributes:
-      x: [n, r, t, a], without n where examples are coupled; integers [n, r, t, 1] are the
-        places of the ones in one-hot rows, -1 for a row of zeros; 1 for a bias.
-      g: [*labels of the side, r, t, b], empty for the identity.
-    """
-
-    x: jax.Array
-    g: jax.Array
 
 
 class Rows(NamedTuple):
     """One side of the kernel, or a block of its examples.
 
     Attributes:
-      jacobians: for each bundle of the plan its Jacobians [*labels of the side, k].
-      factored: for each stack of the plan its factors, side by side along r.
+      products: what is kept for each product of the plan.
       of_h: with an inner plan J_h [*labels of the side, h].
     """
 
-    jacobians: list[list[jax.Array]]
-    factored: list[Factored]
+    products: list[Kept]
     of_h: jax.Array | None
 
 
@@ -98,81 +84,37 @@ def _rows_of_one(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
     shape = [plan.labels[label] for label in _row_labels(plan, side)]
     data, factor_x, backward = derivatives(program, sites, whole, problem.theta, jax.tree.leaves(x))
 
-    def uses_of(part: PartPlan) -> list[int]:
-        return [number[id(site)] for site in part.sites[side]]
+    numbers = [[number[id(site)] for site in part.sites[side]] for part in parts]
+    uses = [
+        Uses(
+            [data[i] for i in own],
+            [functools.partial(factor_x, i) for i in own],
+            problem.theta[part.leaf].dtype,
+        )
+        for part, own in zip(parts, numbers, strict=True)
+    ]
 
-    def x_of(part: PartPlan) -> jax.Array:
-        if not part.sites[side]:  # a bias
-            return jnp.ones((1, 1, 1), problem.theta[part.leaf].dtype)
-        return _joined([factor_x(i, data[i]) for i in uses_of(part)])
-
-    def of_outputs(
-        places: jax.Array,
-    ) -> tuple[list[list[jax.Array]], list[jax.Array], jax.Array | None]:
+    def of_outputs(places: jax.Array) -> tuple[list[list[jax.Array]], jax.Array | None]:
         # Made here, for some outputs at a time: all of them would be O x O numbers.
         one_hot = places[:, None] == jnp.arange(out.size)[None]
         one_hot = one_hot.astype(out.dtype).reshape(len(places), *out.shape)
         gs, others = jax.vmap(backward)(one_hot)
 
-        def jacobian(part: PartPlan) -> jax.Array:
-            if part.way == "transposed":
-                return _flat(others[part.leaf])
-            uses = uses_of(part)
-            # Patches wait for the cotangents: those of all layers at once take much memory.
-            own, g = lax.optimization_barrier(([data[i] for i in uses], [gs[i] for i in uses]))
-            formed: list[jax.Array] = []
-            for piece in range(part.pieces) if part.pieces > 1 else [None]:
-                if formed:
-                    own = [after(d, formed[-1]) for d in own]
-                x = _joined([factor_x(i, d, piece) for i, d in zip(uses, own, strict=True)])
-                formed.append(_form(_joined(g), x))
-            return _flat(formed[0] if len(formed) == 1 else jnp.concatenate(formed, axis=-1))
+        def rows(i: int) -> jax.Array:
+            at_sites = [gs[k] for k in numbers[i]]
+            cotangents = Cotangents(len(places), at_sites, others.get(parts[i].leaf))
+            return parts[i].way.of_outputs(uses[i], cotangents)
 
-        bundles = [_of_one_dtype([jacobian(parts[i]) for i in bundle]) for bundle in plan.bundles]
-        kept = [
-            _stacked([_joined([gs[i] for i in uses_of(parts[k])]) for k in stack])
-            if parts[stack[0]].way != "identity"
-            else jnp.empty((len(places), 0))
-            for stack in plan.stacks
-        ]
-        return bundles, kept, _flat(others[h]) if plan.inner else None
+        kept = [own.way.together([rows(i) for i in own.members]) for own in plan.products]
+        return kept, rows_of_outputs(others[h]) if plan.inner else None
 
     rows = _in_blocks(of_outputs, outputs, plan.blocks.outputs)
-    bundles, gs, of_h = jax.tree.map(lambda row: row.reshape(*shape, *row.shape[1:]), rows)
-    factored = [
-        Factored(_stacked([x_of(parts[k]) for k in stack]), g)
-        for stack, g in zip(plan.stacks, gs, strict=True)
-    ]
-    return Rows(bundles, factored, of_h)
-
-
-def _joined(uses: Sequence[jax.Array]) -> jax.Array:
-    """Uses of one weight are positions that share it: their cross terms come of themselves."""
-    return uses[0] if len(uses) == 1 else jnp.concatenate(uses, axis=-2)
-
-
-def _stacked(factors: Sequence[jax.Array]) -> jax.Array:
-    """Layers of equal sizes are one layer with more r, which is one product in place of many."""
-    return factors[0] if len(factors) == 1 else jnp.concatenate(_of_one_dtype(factors), axis=-3)
-
-
-def _form(g: jax.Array, x: jax.Array) -> jax.Array:
-    """J[o,r,b,a] = sum_t g[o,r,t,b] x[r,t,a], for one r as a plain product, which is faster."""
-    o, r, t, b = g.shape
-    if r == 1:
-        g = g[:, 0].transpose(1, 0, 2).reshape(t, o * b)
-        return jnp.einsum("tk,ta->ka", g, x[0]).reshape(o, b, x.shape[-1])
-    return jnp.einsum("ortb,rta->orba", g, x)
-
-
-def _flat(rows: jax.Array) -> jax.Array:
-    """[o, *rest] to [o, k], also of no rows."""
-    return rows.reshape(rows.shape[0], math.prod(rows.shape[1:]))
-
-
-def _of_one_dtype(arrays: Sequence[jax.Array]) -> list[jax.Array]:
-    dtype = jnp.result_type(*arrays)
-    return [array.astype(dtype) for array in arrays]
+    gs, of_h = jax.tree.map(lambda row: row.reshape(*shape, *row.shape[1:]), rows)
+    products = []
+    for own, g in zip(plan.products, gs, strict=True):
+        xs = [x for i in own.members for x in parts[i].way.of_example(uses[i])]
+        products.append(Kept(own.way.together(xs), g))
+    return Rows(products, of_h)
 
 
 def _in_blocks(f: Callable[[PyTree], Any], x: PyTree, size: int) -> Any:

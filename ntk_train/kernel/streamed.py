@@ -5,9 +5,8 @@ is computed, from the outputs back to the inputs: the factors of a layer, their 
 then the cotangents of the layer before it. In memory at once are the factors of one layer.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,63 +35,30 @@ def streamed(
       contracted: the kernels of a plan from the rows of both sides.
     """
     sides = [_Side(plan, 0, x1, start)] + ([] if x2 is None else [_Side(plan, 1, x2, start)])
-    parts = list(_parts(plan))
-    # A Jacobian that is multiplied together with others comes in its own time: what it is made of
+    # A part that is multiplied together with others comes in its own time: what it is made of
     # would wait with it.
-    steps = sorted(
-        ((k, member) for k, part in enumerate(parts) for member in _members(part)),
-        key=lambda step: sides[0].depth(step[1]),
-    )
+    members = [(k, i) for k, own in enumerate(plan.products) for i in range(sides[0].members(k))]
+    members.sort(key=sides[0].depth)
     for side in sides:
-        side.order([member for _, member in steps])
-    missing = [len(_members(part)) for part in parts]
+        side.order(members)
+    missing = [sides[0].members(k) for k in range(len(plan.products))]
     kernels: dict[int, jax.Array] = {}
-    for i, (k, _) in enumerate(steps):
+    for i, (k, _) in enumerate(members):
         for side in sides:
             side.advance(i)
         missing[k] -= 1
         if missing[k] > 0:
             continue
-        rows = [side.rows(parts[k]) for side in sides]
-        (group,), (new,) = parts[k].groups, contracted(parts[k], rows[0], rows[-1])
+        rows, group = [side.rows(k) for side in sides], plan.products[k].group
+        (new,) = contracted(plan.only([plan.products[k]]), rows[0], rows[-1])
         kernels[group] = kernels[group] + new if group in kernels else new
         for side in sides:
             side.wait(i, new)
     return [kernels[group] for group in plan.groups]
 
 
-def _parts(plan: Plan) -> Iterator[Plan]:
-    """What is contracted at once, each as a plan: a bundle, a stack, or stacks that are joined."""
-    group_of = {leaf: group for group, leaves in plan.groups.items() for leaf in leaves}
-
-    def by_group(members: Sequence[Sequence[int]]) -> dict[int, list[Sequence[int]]]:
-        found: dict[int, list[Sequence[int]]] = {group: [] for group in plan.groups}
-        for member in members:
-            leaf = plan.parts[member[0]].leaf
-            if leaf in group_of:
-                found[group_of[leaf]].append(member)
-        return found
-
-    bundles, stacks = by_group(plan.bundles), by_group(plan.stacks)
-    for group, leaves in plan.groups.items():
-        groups = {group: leaves}
-        for bundle in bundles[group]:
-            yield dataclasses.replace(plan, groups=groups, bundles=[bundle], stacks=[])
-        joined = []
-        for stack in stacks[group]:
-            part = plan.parts[stack[0]]
-            if part.joined and part.way == "half_gram":
-                joined.append(stack)
-            else:
-                yield dataclasses.replace(plan, groups=groups, bundles=[], stacks=[stack])
-        if joined:
-            yield dataclasses.replace(plan, groups=groups, bundles=[], stacks=joined)
-
-
-def _members(part: Plan) -> list[tuple[str, int, int]]:
-    """The Jacobians and factors of a part, each by its kind, its bundle or stack, and its place."""
-    jacobians = [("jacobian", bundle[0], i) for bundle in part.bundles for i in range(len(bundle))]
-    return jacobians + [("factored", stack[0], 0) for stack in part.stacks]
+_Member = tuple[int, int]
+"""The number of a product, and of one of its arrays."""
 
 
 class _Side:
@@ -112,22 +78,27 @@ class _Side:
             self._depths.update(dict.fromkeys(equation.outvars, depth))
         self._cotangents = _descendants(jaxpr.eqns, jaxpr.invars[0])
         whole: Rows = jax.tree.unflatten(jax.tree.structure(shapes), jaxpr.outvars)
-        jacobians = zip(plan.bundles, whole.jacobians, strict=True)
-        factored = zip(plan.stacks, whole.factored, strict=True)
-        self._rows: dict[tuple[str, int, int], Any] = {
-            ("jacobian", bundle[0], i): v for bundle, own in jacobians for i, v in enumerate(own)
-        } | {("factored", stack[0], 0): v for stack, v in factored}
+        self._rows = whole.products
         self._steps: list[list[int]] = []
         self._waiting: list[list[Var]] = []
 
-    def depth(self, member: tuple[str, int, int]) -> int:
+    def members(self, k: int) -> int:
+        """How many arrays of a product come one by one."""
+        return len(self._rows[k].g)
+
+    def _of(self, member: _Member) -> list[Any]:
+        """The variables of a member: its rows, and what else is kept of each example."""
+        k, i = member
+        return [self._rows[k].g[i], *self._rows[k].x[i : i + 1]]
+
+    def depth(self, member: _Member) -> int:
         """How many equations, one after the other, lead to a member's rows."""
-        return max(map(self._depth_of, jax.tree.leaves(self._rows[member])), default=0)
+        return max(map(self._depth_of, self._of(member)))
 
     def _depth_of(self, v: Any) -> int:
         return 0 if isinstance(v, Literal) else self._depths.get(v, 0)
 
-    def order(self, members: Sequence[tuple[str, int, int]]) -> None:
+    def order(self, members: Sequence[_Member]) -> None:
         """Settles what is computed for each when they come in this order."""
         done: set[int] = set()
         last: dict[Var, int] = {}  # the last step that uses a cotangent
@@ -151,14 +122,9 @@ class _Side:
             outputs = values_of(equation, [self._read(v) for v in equation.invars])
             self._env.update(zip(equation.outvars, outputs, strict=True))
 
-    def rows(self, part: Plan) -> Rows:
-        """The rows of a part whose members are there."""
-        members: dict[str, list[Any]] = {"jacobian": [], "factored": []}
-        for member in _members(part):
-            members[member[0]].append(jax.tree.map(self._read, self._rows[member]))
-        sizes = [len(bundle) for bundle in part.bundles]
-        assert len(sizes) <= 1
-        return Rows([members["jacobian"]] if sizes else [], members["factored"], None)
+    def rows(self, k: int) -> Rows:
+        """The rows of a product whose members are there."""
+        return Rows([jax.tree.map(self._read, self._rows[k])], None)
 
     def wait(self, k: int, kernel: jax.Array) -> None:
         """Makes the cotangents of later steps depend on a part of the kernel.
@@ -168,10 +134,10 @@ class _Side:
         for v in self._waiting[k]:
             self._env[v] = after(self._env[v], kernel)
 
-    def _missing(self, member: tuple[str, int, int], done: set[int]) -> set[int]:
+    def _missing(self, member: _Member, done: set[int]) -> set[int]:
         """The equations that a member needs, without those that are done."""
         found: set[int] = set()
-        new = jax.tree.leaves(self._rows[member])
+        new = self._of(member)
         while new:
             v = new.pop()
             i = None if isinstance(v, Literal) else self._maker.get(v)

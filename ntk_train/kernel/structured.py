@@ -18,7 +18,7 @@ from ntk_train._jax import shape_of
 from ntk_train._types import Groups, KernelLayout, KernelProblem, PyTree
 from ntk_train.kernel.blocks import kernels_of
 from ntk_train.kernel.memory import bytes_needed
-from ntk_train.kernel.plan import NumberedGroups, Plan, Tiles, examples_of
+from ntk_train.kernel.plan import NumberedGroups, Plan, Tiles
 from ntk_train.kernel.planning import make_plan
 from ntk_train.kernel.sides import Sides
 from ntk_train.program.linear import linear_program
@@ -42,7 +42,7 @@ def prepare(problem: KernelProblem, groups: Groups) -> Plan:
 def _tiles(plan: Plan, plan_of: Callable[[KernelProblem], Plan]) -> Tiles | None:
     """Half as many examples at a time, again and again, until their rows fit in memory."""
     problem = plan.problem
-    n, m = examples_of(problem)
+    n, m = problem.example_labels
     if n == m or not {n, m} <= set(problem.layout.out) or not all(plan.labels.values()):
         return None
     most = size = max(plan.labels[n], plan.labels[m])

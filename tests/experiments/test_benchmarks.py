@@ -56,7 +56,7 @@ def test_weights_in_every_form_are_factored(name):
     network = networks.form(name, width=16)
     found = explain(network.f, network.params, network.inputs(2))
     assert not any(part.unfactored for part in found.plan.all_parts)
-    assert {part.way for part in found.plan.all_parts} <= {
+    assert {part.way.name for part in found.plan.all_parts} <= {
         "full_gram",
         "half_gram",
         "identity",

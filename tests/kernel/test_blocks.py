@@ -55,7 +55,7 @@ def params_of(outputs, pairs=1):
 @pytest.fixture
 def machine(monkeypatch):
     def small(blocks):
-        chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1)
+        chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1, 20480)
         monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
         monkeypatch.setattr(planning, "blocks_of", lambda *_, **options: blocks)
 
@@ -138,10 +138,12 @@ def test_a_cut_without_examples(sizes):
 def test_every_way_in_columns(machine, monkeypatch, way, columns):
     machine(Blocks(7, 5, None, columns))
     ways = planning.ways
-    monkeypatch.setattr(planning, "ways", lambda *args: {way: ways(*args)[way]})
+    monkeypatch.setattr(
+        planning, "ways", lambda *args: [each for each in ways(*args) if each.name == way]
+    )
     params = params_of(5)
     parts = explain(network, params, X).plan.all_parts
-    assert {part.way for part in parts if part.sites[0]} <= {way, "identity"}
+    assert {part.way.name for part in parts if part.sites[0]} <= {way, "identity"}
     want = oracle.kernel(network, params, X)
     found = jax.jit(functools.partial(ntk, network, implementation="structured"))(params, X)
     np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
@@ -153,8 +155,8 @@ def test_patches_in_pieces(machine, monkeypatch, streamed):
     monkeypatch.setattr(planning, "_pieces", lambda *args: max(map(pieces_of, args[-1])))
     pieces_of = lambda site: len(site.factors.pieces) or 1
     params = params_of(5)
-    formed = [part for part in explain(network, params, X).plan.parts if part.pieces > 1]
-    assert [part.pieces for part in formed] == [3, 3]
+    ways = [part.way for part in explain(network, params, X).plan.parts]
+    assert [way.pieces for way in ways if getattr(way, "pieces", 1) > 1] == [3, 3]
     want = oracle.kernel(network, params, X)
     found = jax.jit(functools.partial(ntk, network, implementation="structured"))(params, X)
     np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
@@ -165,8 +167,8 @@ def test_patches_come_in_pieces_where_cotangents_are_few(cpu, outputs, pieces):
     params = {"convolutions": [(shape(3, 3, 16, 16), shape(16))] * 2}
     f = lambda params, x: convolutional(params, x).mean((1, 2))[:, :outputs]
     plan = explain(f, params, shape(2, 32, 32, 16)).plan
-    convolutions = [part for part in plan.all_parts if part.sizes and part.sizes.a > 1]
-    assert {part.pieces for part in convolutions} == {pieces}
+    convolutions = [part for part in plan.all_parts if part.way.sizes.a > 1]
+    assert {part.way.pieces for part in convolutions} == {pieces}
 
 
 @pytest.mark.parametrize("outputs", ["trace", "sum", "diagonal", 1])
@@ -265,7 +267,7 @@ def test_grams_of_all_layers_are_not_in_memory_at_once():
         params = [*[shape(width, width)] * depth, shape(width, outputs)]
         f = lambda params, x: dense(params, x).mean(1)
         x = shape(2, t, width)
-        assert "half_gram" in {part.way for part in explain(f, params, x).plan.all_parts}
+        assert "half_gram" in {part.way.name for part in explain(f, params, x).plan.all_parts}
         kernel = jax.jit(functools.partial(ntk, f, implementation="structured"))
         return kernel.lower(params, x).compile().memory_analysis().temp_size_in_bytes
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ntk_train import KernelInputError, WrongKernelError, certify, ntk
-from ntk_train.kernel import contract
 from ntk_train.kernel.certificate import Check
+from ntk_train.kernel.ways import Identity
 from tests import oracle
 from tests.bank import BANK
 from tests.kernel.test_laws import choices, expected
@@ -87,11 +87,11 @@ def test_parameters_without_a_derivative_and_a_bias_that_cancels():
 def test_ntk_with_check_names_the_layer_that_is_wrong(monkeypatch):
     f, params, x1, x2 = CASES["fully_connected"].make("float64")
     right = ntk(f, params, x1, x2, check=True)
-    identity = contract._identity
+    identity = Identity.contract
     doubled = lambda *arguments: identity(*arguments)._replace(
         values=2 * identity(*arguments).values
     )
-    monkeypatch.setattr(contract, "_identity", doubled)
+    monkeypatch.setattr(Identity, "contract", doubled)
     with pytest.raises(
         WrongKernelError, match=r"w/1 \(1\), b/1 \(1\)|b/1 \(1\), w/1 \(1\)"
     ) as raised:

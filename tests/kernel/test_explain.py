@@ -21,7 +21,7 @@ def test_a_convolutional_network_by_its_shapes_alone():
     params = jax.eval_shape(Net().init, jax.random.key(0), x)["params"]
     found = explain(lambda p, x: Net().apply({"params": p}, x), params, x)
     parts = {part.path: part for part in found.plan.all_parts}
-    assert {path: part.way for path, part in parts.items()} == {
+    assert {path: part.way.name for path, part in parts.items()} == {
         "Conv_0/bias": "transposed",
         "Conv_0/kernel": "jacobian",  # 27 x 64 numbers, and 256 positions: smaller than any Gram
         "Conv_1/bias": "transposed",
@@ -29,7 +29,7 @@ def test_a_convolutional_network_by_its_shapes_alone():
         "Dense_0/bias": "identity",  # what it adds to is the output
         "Dense_0/kernel": "identity",
     }
-    sizes = parts["Conv_1/kernel"].sizes
+    sizes = parts["Conv_1/kernel"].way.sizes
     assert (sizes.r, sizes.t, sizes.a, sizes.b) == (1, 64, 576, 256)
     assert found.plan.inner.rows == 2 * 256  # the 256 features separate all but Dense_0
     assert found.rows == 2000
@@ -60,4 +60,5 @@ def test_weights_are_looked_through_to_and_factored(name, untouched):
     (case,) = [case for case in BANK if case.name == name]
     f, params, x1, _ = case.make("float32")
     found = explain(f, params, x1)
-    assert {part.path for part in found.plan.all_parts if part.way != "transposed"} == untouched
+    factored = [part for part in found.plan.all_parts if part.way.name != "transposed"]
+    assert {part.path for part in factored} == untouched

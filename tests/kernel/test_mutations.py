@@ -63,47 +63,46 @@ FAULTS = {
         "errors.py", "", "", "batch_norm_in_train_mode", "batched=True"
     ),
     "sign_of_the_identity": Mutation(
-        "kernel/contract.py",
-        """return _Labelled(layout.out, jnp.einsum(f"{','""",
-        """return _Labelled(layout.out, -jnp.einsum(f"{','""",
+        "kernel/ways/identity.py",
+        """return Labelled(layout.out, jnp.einsum(f"{','""",
+        """return Labelled(layout.out, -jnp.einsum(f"{','""",
         "fully_connected",
     ),
     "label_of_equal_outputs": Mutation(
-        "kernel/contract.py",
+        "kernel/ways/identity.py",
         "factors.append(jnp.eye(size, dtype=x.values.dtype))",
         "factors.append(jnp.ones((size, size), dtype=x.values.dtype))",
         "fully_connected",
     ),
     "missing_rows_that_match": Mutation(
-        "kernel/contract.py", "& (i >= 0)", "", "embedding_of_repeated_and_missing_tokens"
+        "kernel/ways/inputs.py", "& (i >= 0)", "", "embedding_of_repeated_and_missing_tokens"
     ),
     "factor_of_a_pushed_kernel": Mutation(
         "kernel/contract.py",
-        "_Labelled(of_h.out, kernel))",
-        "_Labelled(of_h.out, 2 * kernel))",
+        "Labelled(of_h.out, kernel)",
+        "Labelled(of_h.out, 2 * kernel)",
         "bottleneck_between_outputs_of_several_axes",
     ),
     "dropped_grams": Mutation(
-        "kernel/contract.py",
-        "kernels.append(_full_gram(problem, left, right))",
-        "gram = _full_gram(problem, left, right)\n"
-        "            kernels.append(gram._replace(values=0 * gram.values))",
+        "kernel/ways/full_gram.py",
+        "both = g.values * x.values",
+        "both = 0 * g.values * x.values",
         "fully_connected",
     ),
     "dropped_use_of_a_weight": Mutation(
-        "kernel/rows.py",
+        "kernel/ways/way.py",
         "return uses[0] if len(uses) == 1 else jnp.concatenate(uses, axis=-2)",
         "return uses[0] if len(uses) == 1 else jnp.concatenate([uses[0], 0 * uses[1]], axis=-2)",
         "last_layer_used_before_it_too",
     ),
     "sign_of_a_formed_jacobian": Mutation(
-        "kernel/rows.py",
+        "kernel/ways/jacobian.py",
         'return jnp.einsum("ortb,rta->orba", g, x)',
         'return jnp.einsum("ortb,rta->orba", g, abs(x))',
         "depthwise_convolution",
     ),
     "jacobian_by_a_wrong_position": Mutation(
-        "kernel/rows.py",
+        "kernel/ways/jacobian.py",
         'jnp.einsum("tk,ta->ka", g, x[0])',
         'jnp.einsum("tk,ta->ka", g, x[0, ::-1])',
         "convolution_with_strides_and_both_dilations",

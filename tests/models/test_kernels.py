@@ -52,7 +52,7 @@ def unfactored(model, shape):
     return [
         part.path
         for part in parts
-        if part.unfactored or (part.way == "transposed" and not is_small(part.path, sizes))
+        if part.unfactored or (part.way.name == "transposed" and not is_small(part.path, sizes))
     ]
 
 

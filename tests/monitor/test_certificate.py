@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ntk_train import NTKHook
-from ntk_train.kernel import contract
+from ntk_train.kernel.ways import Identity
 from ntk_train.monitor import certifier
 from tests import oracle
 from tests.bank import BANK
@@ -41,13 +41,13 @@ def trace():
 @pytest.fixture
 def doubled(monkeypatch):
     """The last layer's part of every structured kernel is twice what it should be."""
-    identity = contract._identity
+    identity = Identity.contract
 
     def twice(*arguments):
         part = identity(*arguments)
         return part._replace(values=2 * part.values)
 
-    monkeypatch.setattr(contract, "_identity", twice)
+    monkeypatch.setattr(Identity, "contract", twice)
 
 
 def test_the_first_kernel_the_second_and_the_fourth_are_certified():

@@ -1,0 +1,25 @@
+"""The products of the inputs x of a weight, which all ways but the Jacobian have in common."""
+
+import jax.numpy as jnp
+
+from ntk_train.kernel.labelled import Labelled, distinct, labelled, product
+from ntk_train.kernel.ways.way import Kept, Setting
+
+
+def gram_of_inputs(setting: Setting, left: Kept, right: Kept) -> Labelled:
+    """The product x x^T over a, with the labels n, m, r, t, s.
+
+    Integers [n, r, t, 1] are the places of the ones in one-hot rows, -1 for a row of zeros.
+    """
+    problem, (n, m) = setting.problem, setting.problem.example_labels
+    (x1,), (x2,) = left.x, right.x
+    out = distinct(f"{n}{m}rts")
+    if not jnp.issubdtype(x1.dtype, jnp.integer):
+        sides = labelled(f"{n}rta", x1), labelled(f"{m}rsa", x2)
+        return product(out, *sides, problem.precision)
+    i, j = x1[..., 0], x2[..., 0]  # [n, r, t], [m, r, s]
+    if n != m:
+        i, j = i[:, None], j[None, :]
+    i, j = i[..., :, None], j[..., None, :]
+    dtype = jnp.result_type(jnp.float32, *problem.theta)
+    return labelled(out, ((i == j) & (i >= 0)).astype(dtype))
