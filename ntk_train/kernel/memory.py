@@ -18,15 +18,17 @@ _COLUMNS = 4  # more of them take long to compile
 _MANY_ROWS = 256  # from which an accelerator is busy with a part of a product
 
 
-def blocks_of(work: Work, operations: int, *, is_cut: bool) -> Blocks:
+def blocks_of(work: Work, operations: int, *, is_cut: bool, streamed: bool | None = None) -> Blocks:
     """Decides how much is computed at once.
 
     Args:
       work: what to compute.
       operations: of the whole, derivatives included.
       is_cut: whether the kernel of a bottleneck is pushed through to this one.
+      streamed: whether layers go one after the other, None to decide.
     """
-    streamed = is_streamed(work)
+    if streamed is None:
+        streamed = is_streamed(work)
     blocks = _blocks(work, operations, is_cut, streamed)
     if streamed and _needed(work, blocks) > work.machine.memory:
         # The cotangents of all examples and outputs are too much: not all of them at once.

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 from ntk_train._jax import Equation
@@ -176,6 +176,31 @@ class Tiles(NamedTuple):
     size: int
     own: "Plan | None"
     other: "Plan"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What a planner is told; what is None it finds itself.
+
+    Attributes:
+      machine: what to plan for, in place of what JAX computes on.
+      ways: names of those that weights at sites may take.
+      pieces: whether patches are made in pieces, wherever a rule has some.
+      blocks: how many examples and outputs at once.
+      streamed: whether layers go one after the other.
+      examples: of how many the rows fit in memory.
+    """
+
+    machine: Machine | None = None
+    ways: Collection[str] | None = None
+    pieces: bool | None = None
+    blocks: Blocks | None = None
+    streamed: bool | None = None
+    examples: float | None = None
+
+
+FREE = Choices()
+"""Nothing is told."""
 
 
 @dataclasses.dataclass(frozen=True)

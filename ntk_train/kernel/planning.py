@@ -11,7 +11,7 @@ from ntk_train._types import KernelProblem
 from ntk_train.kernel.costs import of_derivatives, of_push
 from ntk_train.kernel.machine import Cost, this_machine
 from ntk_train.kernel.memory import blocks_of
-from ntk_train.kernel.plan import NumberedGroups, PartPlan, Plan, Product, Work
+from ntk_train.kernel.plan import FREE, Choices, NumberedGroups, PartPlan, Plan, Product, Work
 from ntk_train.kernel.sides import Sides
 from ntk_train.kernel.ways import (
     FullGram,
@@ -31,6 +31,7 @@ def make_plan(
     problem: KernelProblem,
     groups: NumberedGroups,
     sides: Sides,
+    choices: Choices = FREE,
     inner: Plan | None = None,
 ) -> Plan:
     """Plans the leaves of some groups.
@@ -39,17 +40,18 @@ def make_plan(
       problem: what to compute.
       groups: the leaves whose kernels are wanted apart.
       sides: their programs and what is in them.
+      choices: what is told.
       inner: the plan of all other leaves.
 
     Returns:
       The plan.
     """
-    machine = this_machine(problem.memory_budget)
+    machine = choices.machine or this_machine(problem.memory_budget)
     setting = Setting(problem, machine, _label_sizes(problem, sides.programs))
     parts = [
         part
         for i in sorted(leaf for leaves in groups.values() for leaf in leaves)
-        for part in _plans_of_leaf(setting, i, sides)
+        for part in _plans_of_leaf(setting, i, sides, choices)
     ]
     cost = of_derivatives(setting, sides.programs, sides.sites)
     costs = [cost, *(part.cost for part in parts)]
@@ -64,15 +66,21 @@ def make_plan(
         parts=parts,
         passes=sides.passes,
         products=_products(setting, groups, parts),
-        blocks=blocks_of(
-            Work(setting, parts, sides.passes), total.operations, is_cut=inner is not None
+        blocks=choices.blocks
+        or blocks_of(
+            Work(setting, parts, sides.passes),
+            total.operations,
+            is_cut=inner is not None,
+            streamed=choices.streamed,
         ),
         cost=total,
         inner=inner,
     )
 
 
-def _plans_of_leaf(setting: Setting, leaf: int, sides: Sides) -> Iterator[PartPlan]:
+def _plans_of_leaf(
+    setting: Setting, leaf: int, sides: Sides, choices: Choices
+) -> Iterator[PartPlan]:
     problem, programs = setting.problem, sides.programs
     path, labels = problem.paths[leaf], setting.labels
     groups1, groups2 = (parts.get(leaf, ()) for parts in sides.parts)
@@ -86,7 +94,7 @@ def _plans_of_leaf(setting: Setting, leaf: int, sides: Sides) -> Iterator[PartPl
         yield PartPlan(path, leaf, ((), ()), way, way.cost(setting), unfactored)
         return
     for own in zip(groups1, groups2, strict=True):
-        options = [(way, way.cost(setting)) for way in ways(setting, own, programs)]
+        options = [(way, way.cost(setting)) for way in ways(setting, own, programs, choices)]
         way, cost = min(options, key=lambda option: option[1].time(setting.machine))
         yield PartPlan(path, leaf, own, way, cost)
 
@@ -95,6 +103,7 @@ def ways(
     setting: Setting,
     uses: tuple[Sequence[Site], Sequence[Site]],
     programs: tuple[LinearProgram, LinearProgram],
+    choices: Choices,
 ) -> list[Way]:
     """The ways in which a weight could be contracted that meets data at these sites."""
     first, second = uses
@@ -103,13 +112,14 @@ def ways(
     sizes = Sizes(setting.labels, first[0].r, t, s, factors.a, factors.b)
     found: list[Way] = [HalfGram(sizes), FullGram(sizes, factors.one_hot)]
     if not factors.one_hot:  # a Jacobian of one-hot rows would be mostly zeros
-        found.insert(0, Jacobian(sizes, _pieces(setting, sizes, [*first, *second])))
+        pieces = _pieces(setting, sizes, [*first, *second], choices.pieces)
+        found.insert(0, Jacobian(sizes, pieces))
     if all(_is_output(*side) for side in zip(uses, programs, strict=True)):
         found.append(Identity(sizes))
-    return found
+    return [way for way in found if choices.ways is None or way.name in choices.ways]
 
 
-def _pieces(setting: Setting, sizes: Sizes, uses: Sequence[Site]) -> int:
+def _pieces(setting: Setting, sizes: Sizes, uses: Sequence[Site], told: bool | None) -> int:
     """In how many pieces to make the patches of a Jacobian.
 
     As a whole they are written twice and read twice, and take memory; each piece reads the
@@ -117,9 +127,13 @@ def _pieces(setting: Setting, sizes: Sizes, uses: Sequence[Site]) -> int:
     """
     problem = setting.problem
     counts = {len(site.factors.pieces) for site in uses}
-    if len(counts) > 1 or counts == {0} or setting.machine.is_accelerator:
-        return 1  # an accelerator is slower at several products
+    if len(counts) > 1 or counts == {0} or told is False:
+        return 1
     (pieces,) = counts
+    if told:
+        return pieces
+    if setting.machine.is_accelerator:
+        return 1  # it is slower at several products
     sides = (problem.layout.left, problem.layout.right)
     outputs = max(sizes.of(side[1:] if problem.batched else side) for side in sides)
     reads_less = pieces * outputs * sizes.b <= 4 * sizes.a

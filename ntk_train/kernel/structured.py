@@ -18,28 +18,30 @@ from ntk_train._jax import shape_of
 from ntk_train._types import Groups, KernelLayout, KernelProblem, PyTree
 from ntk_train.kernel.blocks import kernels_of
 from ntk_train.kernel.memory import bytes_needed
-from ntk_train.kernel.plan import NumberedGroups, Plan, Tiles
+from ntk_train.kernel.plan import FREE, Choices, NumberedGroups, Plan, Tiles
 from ntk_train.kernel.planning import make_plan
 from ntk_train.kernel.sides import Sides
 from ntk_train.program.linear import linear_program
 from ntk_train.program.separator import Halves, cut_at, separators
 
 
-def prepare(problem: KernelProblem, groups: Groups) -> Plan:
+def prepare(problem: KernelProblem, groups: Groups, choices: Choices = FREE) -> Plan:
     """Traces both sides, and plans the kernel, cut at a bottleneck where that takes less time."""
     sides = _trace_both(problem)
     numbered, cuts = dict(enumerate(groups)), _cuts(problem, sides)
 
     def plan_of(problem: KernelProblem) -> Plan:
-        plans = [make_plan(problem, numbered, sides)]
-        plans += [_cut_plan(problem, numbered, cut) for cut in cuts]
+        plans = [make_plan(problem, numbered, sides, choices)]
+        plans += [_cut_plan(problem, numbered, cut, choices) for cut in cuts]
         return min(plans, key=lambda plan: plan.cost.time(plan.machine))
 
     plan = plan_of(problem)
-    return dataclasses.replace(plan, tiles=_tiles(plan, plan_of))
+    return dataclasses.replace(plan, tiles=_tiles(plan, plan_of, choices.examples))
 
 
-def _tiles(plan: Plan, plan_of: Callable[[KernelProblem], Plan]) -> Tiles | None:
+def _tiles(
+    plan: Plan, plan_of: Callable[[KernelProblem], Plan], examples: float | None
+) -> Tiles | None:
     """Half as many examples at a time, again and again, until their rows fit in memory."""
     problem = plan.problem
     n, m = problem.example_labels
@@ -47,7 +49,13 @@ def _tiles(plan: Plan, plan_of: Callable[[KernelProblem], Plan]) -> Tiles | None
         return None
     most = size = max(plan.labels[n], plan.labels[m])
     other = plan
-    while bytes_needed(other) > plan.machine.memory and size > 1:
+
+    def fits(other: Plan) -> bool:
+        if examples is not None:
+            return other.labels[n] <= examples
+        return bytes_needed(other) <= plan.machine.memory
+
+    while not fits(other) and size > 1:
         blocks = 2 * -(-most // size)
         size = -(-most // blocks)
         x1 = _examples(problem.x1, size)
@@ -126,7 +134,7 @@ def _cuts(problem: KernelProblem, sides: Sides) -> list[_Cut]:
     return cuts
 
 
-def _cut_plan(problem: KernelProblem, groups: NumberedGroups, cut: _Cut) -> Plan:
+def _cut_plan(problem: KernelProblem, groups: NumberedGroups, cut: _Cut, choices: Choices) -> Plan:
     """The plan of a kernel that is pushed through."""
     layout = problem.layout
     n, m = layout.left[0], layout.right[0]
@@ -140,7 +148,8 @@ def _cut_plan(problem: KernelProblem, groups: NumberedGroups, cut: _Cut) -> Plan
         }
         for yes in (True, False)
     )
-    return make_plan(problem, outside, cut.outer, make_plan(inner_problem, inside, cut.inner))
+    inner = make_plan(inner_problem, inside, cut.inner, choices)
+    return make_plan(problem, outside, cut.outer, choices, inner)
 
 
 def _size(halves: Halves) -> int:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ntk_train import KernelInputError, explain, ntk
-from ntk_train.kernel import planning, structured
 from ntk_train.kernel.machine import MACHINES, Machine
-from ntk_train.kernel.plan import Blocks
+from ntk_train.kernel.plan import Blocks, Choices
 from tests import oracle
+from tests.kernel.planned import kernel_of, plan_of
 
 X = jax.random.normal(jax.random.key(0), (7, 4, 4, 2), "float64")
 
@@ -52,14 +52,22 @@ def params_of(outputs, pairs=1):
     }
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    def small(blocks):
-        chosen = Machine(30, 1e9, 8e9, 10**9, 4096, True, 1, 20480)
-        monkeypatch.setattr(planning, "this_machine", lambda _: chosen)
-        monkeypatch.setattr(planning, "blocks_of", lambda *_, **options: blocks)
+SMALL = Machine(
+    balance=30,
+    block=1e9,
+    memory=8e9,
+    tile=10**9,
+    launch=4096,
+    is_accelerator=True,
+    columns=1,
+    stacked=20480,
+)
+ON_A_CPU = Choices(machine=MACHINES["cpu"])
 
-    return small
+
+def choose(blocks, **choices):
+    """So many at once, and whatever else a planner is told."""
+    return Choices(machine=SMALL, blocks=blocks, **choices)
 
 
 STREAMED = [
@@ -80,22 +88,22 @@ STREAMED = [
         *STREAMED,
     ],
 )
-def test_every_block_size_gives_the_same_kernel(machine, blocks, outputs, other):
-    machine(blocks)
+def test_every_block_size_gives_the_same_kernel(blocks, outputs, other):
+    choices = choose(blocks)
     params, x2 = params_of(outputs), 2 * X[:3] if other else None
     want = oracle.kernel(network, params, X, x2)
-    assert (explain(network, params, X, x2).plan.inner is not None) == (outputs == 40)
-    kernel = jax.jit(lambda *inputs: ntk(network, *inputs, implementation="structured"))
+    assert (plan_of(choices, network, params, X, x2).inner is not None) == (outputs == 40)
+    kernel = jax.jit(functools.partial(kernel_of, choices, network))
     np.testing.assert_allclose(kernel(params, X, x2), want, atol=1e-12 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
 @pytest.mark.parametrize("tile", [1, 3])
-def test_a_large_kernel_with_a_cut_is_never_whole_twice(machine, tile, other):
-    machine(Blocks(7, 40, tile))
+def test_a_large_kernel_with_a_cut_is_never_whole_twice(tile, other):
+    choices = choose(Blocks(7, 40, tile))
     params, x2 = params_of(40), 2 * X[:3] if other else None
     want = oracle.kernel(network, params, X, x2)
-    kernel = jax.jit(functools.partial(ntk, network, implementation="structured", per_layer=True))
+    kernel = jax.jit(functools.partial(kernel_of, choices, network, per_layer=True))
     parts = kernel(params, X, x2)
     assert len(parts) > 2
     np.testing.assert_allclose(sum(parts.values()), want, atol=1e-12 * np.abs(want).max())
@@ -112,16 +120,16 @@ CUT = [np.sin(np.arange(a * b) + a).reshape(a, b) / a**0.5 for a, b in SIZES]
 @pytest.mark.parametrize("other", [False, True], ids=["same_inputs", "other_inputs"])
 @pytest.mark.parametrize(("f", "depends"), [(dense, False), (sine_of, True)])
 @pytest.mark.parametrize("tile", [None, 2])
-def test_what_comes_after_a_cut_is_of_each_example(machine, f, depends, tile, other):
-    machine(Blocks(3, 40, tile))
+def test_what_comes_after_a_cut_is_of_each_example(f, depends, tile, other):
+    choices = choose(Blocks(3, 40, tile))
     x1 = np.cos(np.arange(15.0)).reshape(3, 5)
     x2 = 2 * x1[:2] if other else None
-    plan = explain(f, CUT, x1, x2).plan
+    plan = plan_of(choices, f, CUT, x1, x2)
     assert plan.inner is not None
     h = len(plan.problem.theta)
     assert [program.depends_on_x(h) for program in plan.programs] == [depends] * 2
     assert plan.inner.programs[0].depends_on_x(0)
-    kernel = jax.jit(functools.partial(ntk, f, implementation="structured"))(CUT, x1, x2)
+    kernel = jax.jit(functools.partial(kernel_of, choices, f))(CUT, x1, x2)
     want = oracle.kernel(f, CUT, x1, x2)
     np.testing.assert_allclose(kernel, want, atol=1e-12 * np.abs(want).max())
 
@@ -135,62 +143,54 @@ def test_a_cut_without_examples(sizes):
 
 @pytest.mark.parametrize("way", ["jacobian", "half_gram", "full_gram"])
 @pytest.mark.parametrize("columns", [1, 3])
-def test_every_way_in_columns(machine, monkeypatch, way, columns):
-    machine(Blocks(7, 5, None, columns))
-    ways = planning.ways
-    monkeypatch.setattr(
-        planning, "ways", lambda *args: [each for each in ways(*args) if each.name == way]
-    )
+def test_every_way_in_columns(way, columns):
+    choices = choose(Blocks(7, 5, None, columns), ways=[way])
     params = params_of(5)
-    parts = explain(network, params, X).plan.all_parts
-    assert {part.way.name for part in parts if part.sites[0]} <= {way, "identity"}
+    parts = plan_of(choices, network, params, X).all_parts
+    assert {part.way.name for part in parts if part.sites[0]} == {way}
     want = oracle.kernel(network, params, X)
-    found = jax.jit(functools.partial(ntk, network, implementation="structured"))(params, X)
+    found = jax.jit(functools.partial(kernel_of, choices, network))(params, X)
     np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_patches_in_pieces(machine, monkeypatch, streamed):
-    machine(Blocks(2, 5, None, streamed=streamed))
-    monkeypatch.setattr(planning, "_pieces", lambda *args: max(map(pieces_of, args[-1])))
-    pieces_of = lambda site: len(site.factors.pieces) or 1
+def test_patches_in_pieces(streamed):
+    choices = choose(Blocks(2, 5, None, streamed=streamed), pieces=True)
     params = params_of(5)
-    ways = [part.way for part in explain(network, params, X).plan.parts]
+    ways = [part.way for part in plan_of(choices, network, params, X).parts]
     assert [way.pieces for way in ways if getattr(way, "pieces", 1) > 1] == [3, 3]
     want = oracle.kernel(network, params, X)
-    found = jax.jit(functools.partial(ntk, network, implementation="structured"))(params, X)
+    found = jax.jit(functools.partial(kernel_of, choices, network))(params, X)
     np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
 
 
 @pytest.mark.parametrize(("outputs", "pieces"), [(1, 3), (16, 1)])
-def test_patches_come_in_pieces_where_cotangents_are_few(cpu, outputs, pieces):
+def test_patches_come_in_pieces_where_cotangents_are_few(outputs, pieces):
     params = {"convolutions": [(shape(3, 3, 16, 16), shape(16))] * 2}
     f = lambda params, x: convolutional(params, x).mean((1, 2))[:, :outputs]
-    plan = explain(f, params, shape(2, 32, 32, 16)).plan
+    plan = plan_of(ON_A_CPU, f, params, shape(2, 32, 32, 16))
     convolutions = [part for part in plan.all_parts if part.way.sizes.a > 1]
     assert {part.way.pieces for part in convolutions} == {pieces}
 
 
 @pytest.mark.parametrize("outputs", ["trace", "sum", "diagonal", 1])
-def test_every_mode_in_blocks(machine, outputs):
-    params = params_of(5)
-    options = {"outputs": outputs, "implementation": "structured"}
-    kernel = lambda: jax.jit(functools.partial(ntk, network, **options))(params, X)
-    machine(Blocks(7, 5, None))
-    want = kernel()
-    machine(Blocks(2, 3, 2))
-    np.testing.assert_allclose(kernel(), want, atol=1e-12 * np.abs(want).max())
+def test_every_mode_in_blocks(outputs):
+    want, found = (
+        jax.jit(functools.partial(kernel_of, choose(blocks), network, outputs=outputs))(
+            params_of(5), X
+        )
+        for blocks in (Blocks(7, 5, None), Blocks(2, 3, 2))
+    )
+    np.testing.assert_allclose(found, want, atol=1e-12 * np.abs(want).max())
 
 
-def test_layers_in_blocks_with_a_cut(machine):
+def test_layers_in_blocks_with_a_cut():
     params, options = params_of(40), {"per_layer": lambda path: path.split("/")[0]}
     want = jax.jit(
         functools.partial(ntk, network, implementation="jacobian_contraction", **options)
     )(params, X)
-    machine(Blocks(2, 3, 2))
-    got = jax.jit(functools.partial(ntk, network, implementation="structured", **options))(
-        params, X
-    )
+    choices = choose(Blocks(2, 3, 2))
+    got = jax.jit(functools.partial(kernel_of, choices, network, **options))(params, X)
     assert set(got) == set(params)
     for path, part in got.items():
         np.testing.assert_allclose(part, want[path], atol=1e-12 * np.abs(part).max())
@@ -210,18 +210,13 @@ def test_large_networks_are_computed_in_blocks():
     assert found.blocks.tile < 32
 
 
-@pytest.fixture
-def cpu(monkeypatch):
-    monkeypatch.setattr(planning, "this_machine", lambda _: MACHINES["cpu"])
-
-
 @pytest.mark.parametrize(
     ("width", "tile"), [(256, 2), (1024, None)], ids=["narrow_rows", "wide_rows"]
 )
-def test_blocks_of_a_kernel_that_is_larger_than_its_rows(cpu, width, tile):
+def test_blocks_of_a_kernel_that_is_larger_than_its_rows(width, tile):
     """Wide rows take more memory, all at once, than the Grams that blocks of the kernel spare."""
     params = [*[shape(width, width)] * 9, shape(width, 128)]
-    blocks = explain(dense, params, shape(8, width)).plan.blocks
+    blocks = plan_of(ON_A_CPU, dense, params, shape(8, width)).blocks
     assert blocks.tile == tile
 
 
@@ -230,18 +225,18 @@ def test_blocks_of_a_kernel_that_is_larger_than_its_rows(cpu, width, tile):
     [(256, 32, 16, 4), (256, 3, 64, 3), (64, 8, 16, 1), (256, 32, 1, 1), (1024, 8, 16, 1)],
     ids=["all", "few_examples", "narrow", "one_output", "wide"],
 )
-def test_grams_on_and_above_the_diagonal(cpu, width, n, outputs, columns):
+def test_grams_on_and_above_the_diagonal(width, n, outputs, columns):
     """Where the products spared take longer than it takes to start more of them."""
     params = [*[shape(width, width)] * 9, shape(width, outputs)]
-    of = lambda *xs: explain(dense, params, *xs).plan.blocks
+    of = lambda *xs: plan_of(ON_A_CPU, dense, params, *xs).blocks
     assert of(shape(n, width)).columns == columns
     assert of(shape(n, width), shape(n, width)).columns == 1
 
 
 @pytest.mark.parametrize(("n", "tile"), [(8, None), (32, 2)], ids=["in_a_cache", "large"])
-def test_a_kernel_in_a_cache_is_pushed_through_as_a_whole(cpu, n, tile):
+def test_a_kernel_in_a_cache_is_pushed_through_as_a_whole(n, tile):
     params = [*[shape(64, 64)] * 9, shape(64, 128)]
-    plan = explain(dense, params, shape(n, 64)).plan
+    plan = plan_of(ON_A_CPU, dense, params, shape(n, 64))
     assert plan.inner is not None
     assert plan.blocks.tile == tile
 
@@ -249,11 +244,11 @@ def test_a_kernel_in_a_cache_is_pushed_through_as_a_whole(cpu, n, tile):
 @pytest.mark.parametrize(
     ("n", "outputs", "streamed"), [(2, 10, True), (16, 10, False), (2, 1, False)]
 )
-def test_layers_go_one_by_one_where_that_takes_less(cpu, n, outputs, streamed):
+def test_layers_go_one_by_one_where_that_takes_less(n, outputs, streamed):
     """Many cotangents of few examples; patches of many examples go in blocks of these."""
     params = {"convolutions": [(shape(3, 3, 64, 64), shape(64))] * 5}
     f = lambda params, x: convolutional(params, x).mean((1, 2))[:, :outputs]
-    plan = explain(f, params, shape(n, 32, 32, 64)).plan
+    plan = plan_of(ON_A_CPU, f, params, shape(n, 32, 32, 64))
     assert plan.blocks.streamed == streamed
 
 
@@ -330,19 +325,6 @@ def test_traces_a_few_outputs_at_a_time(memory_budget, batched, size, outputs):
     assert plan.blocks.traced == ("o", size)
 
 
-@pytest.fixture
-def room_for(monkeypatch):
-    """Says that memory is enough for so many examples."""
-
-    def examples(size):
-        def needed(plan):
-            return plan.machine.memory * plan.labels[plan.problem.layout.left[0]] / size
-
-        monkeypatch.setattr(structured, "bytes_needed", needed)
-
-    return examples
-
-
 @pytest.mark.parametrize(
     ("room", "size", "other"), [(4, 4, False), (3, 2, True), (3, 2, False), (0.5, 1, True)]
 )
@@ -351,26 +333,28 @@ def room_for(monkeypatch):
     [{}, {"num_outputs": 40}, {"outputs": "trace"}, {"outputs": 3}, {"per_layer": True}],
     ids=lambda options: "-".join(options) or "full",
 )
-def test_a_few_examples_at_a_time(room, size, options, other, room_for):
+def test_a_few_examples_at_a_time(room, size, options, other):
     x2 = 2 * X[:5] if other else None
     params = params_of(options.pop("num_outputs", 5))
-    kernel = lambda: jax.jit(functools.partial(ntk, network, **options))(params, X, x2)
-    want = kernel()
-    room_for(room)
-    plan = explain(network, params, X, x2, outputs=options.get("outputs", "full")).plan
+    want = jax.jit(functools.partial(ntk, network, **options))(params, X, x2)
+    choices = Choices(examples=room)
+    found = jax.jit(functools.partial(kernel_of, choices, network, **options))(params, X, x2)
+    plan = plan_of(choices, network, params, X, x2, outputs=options.get("outputs", "full"))
     assert plan.tiles.size == size
     assert (plan.tiles.own is None) == other
-    for one, other in zip(*map(jax.tree.leaves, (kernel(), want)), strict=True):
+    for one, other in zip(*map(jax.tree.leaves, (found, want)), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12 * np.abs(other).max())
 
 
-def test_of_a_few_examples_at_a_time_it_is_symmetric_and_explained(room_for):
-    room_for(2)
-    kernel = ntk(network, params_of(5), X)
+def test_of_a_few_examples_at_a_time_it_is_symmetric():
+    kernel = jax.jit(functools.partial(kernel_of, Choices(examples=2), network))(params_of(5), X)
     np.testing.assert_allclose(kernel, kernel.transpose(2, 3, 0, 1), atol=1e-13 * kernel.max())
-    told = explain(network, params_of(5), X)
+
+
+def test_of_a_few_examples_at_a_time_it_is_explained():
+    told = explain(network, params_of(5), X, memory_budget=1)
     assert told.implementation == "structured"
-    assert "2 examples with as many at a time" in str(told)
+    assert "1 examples with as many at a time" in str(told)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the plan for a CPU")

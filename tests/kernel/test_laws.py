@@ -1,7 +1,6 @@
 """Laws that hold for every implementation on every case of the bank."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +8,11 @@ import numpy as np
 import pytest
 
 from ntk_train import ntk
-from ntk_train.kernel import memory, structured
+from ntk_train.kernel.plan import Choices
 from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK, NETWORKS, PRECONDITIONS, PRIMITIVES
+from tests.kernel.planned import kernel_of
 
 IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products", "structured"]
 DTYPES = {"float64": 1e-10, "float32": 2e-6}
@@ -78,22 +78,27 @@ def is_heavy(case, implementation, dtype, other):
     ],
 )
 def test_every_mode_equals_the_oracle(case, dtype, other, implementation):
+    kernel = functools.partial(ntk, implementation=implementation)
+    if implementation in case.gaps:
+        with pytest.raises(case.gaps[implementation]):
+            check_every_mode(case, dtype, other, kernel)
+        return
+    check_every_mode(case, dtype, other, kernel)
+
+
+def check_every_mode(case, dtype, other, kernel):
+    """Compares a function of the arguments of `ntk` with the oracle, in one program."""
     f, params, x1, x2 = case.make(dtype)
     want = expected(case, dtype, other)
     chosen1, chosen2 = choices(want["full"], other)
 
     @functools.partial(jax.jit, compiler_options=oracle.QUICK)
     def all_modes(params, x1, x2):
-        options = {"implementation": implementation, "batched": case.batched}
         modes = {"chosen": (chosen1, chosen2) if other else chosen1}
         modes |= {mode: mode for mode in want if mode != "chosen"}
-        return {m: ntk(f, params, x1, x2, outputs=modes[m], **options) for m in modes}
+        return {m: kernel(f, params, x1, x2, outputs=modes[m], batched=case.batched) for m in modes}
 
     inputs = params, x1, x2 if other else None
-    if implementation in case.gaps:
-        with pytest.raises(case.gaps[implementation]):
-            all_modes(*inputs)
-        return
     got = all_modes(*inputs)
     for mode, kernel in want.items():
         assert got[mode].dtype == dtype
@@ -122,15 +127,15 @@ over_cases = pytest.mark.parametrize(
 
 
 @over_cases
-def test_layer_by_layer_every_mode_equals_the_oracle(case, other, monkeypatch):
-    monkeypatch.setattr(memory, "is_streamed", lambda *_: True)
-    test_every_mode_equals_the_oracle(case, "float64", other, "structured")
+def test_layer_by_layer_every_mode_equals_the_oracle(case, other):
+    choices = Choices(streamed=True)
+    check_every_mode(case, "float64", other, functools.partial(kernel_of, choices))
 
 
 @over_cases
-def test_example_by_example_every_mode_equals_the_oracle(case, other, monkeypatch):
-    monkeypatch.setattr(structured, "bytes_needed", lambda _: math.inf)
-    test_every_mode_equals_the_oracle(case, "float64", other, "structured")
+def test_example_by_example_every_mode_equals_the_oracle(case, other):
+    choices = Choices(examples=1)
+    check_every_mode(case, "float64", other, functools.partial(kernel_of, choices))
 
 
 @over_bank

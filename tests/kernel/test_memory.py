@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from ntk_train import explain, ntk
-from ntk_train.kernel import planning
-from ntk_train.kernel.machine import this_machine
 from ntk_train.program.linear import linear_program
 from ntk_train.program.liveness import pass_of
 from tests import oracle
 from tests.bank import BANK
-from tests.kernel import test_laws
+from tests.kernel.test_laws import check_every_mode
 
 pytestmark = pytest.mark.skipif(jax.default_backend() != "cpu", reason="of the plan for a CPU")
 
@@ -159,9 +157,9 @@ LEAST = ("weight_used_twice", "batch_norm_in_train_mode")
         for other in (False, True)
     ],
 )
-def test_within_hardly_any_memory_every_mode_equals_the_oracle(case, other, monkeypatch):
-    monkeypatch.setattr(planning, "this_machine", lambda _: this_machine(1.0))
-    test_laws.test_every_mode_equals_the_oracle(case, "float64", other, "structured")
+def test_within_hardly_any_memory_every_mode_equals_the_oracle(case, other):
+    kernel = functools.partial(ntk, implementation="structured", memory_budget=1.0)
+    check_every_mode(case, "float64", other, kernel)
 
 
 def counted(f, params, x):

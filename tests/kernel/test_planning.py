@@ -13,6 +13,7 @@ import pytest
 import ntk_train
 from ntk_train import explain
 from ntk_train.kernel import sides, structured
+from ntk_train.kernel.plan import FREE
 
 PACKAGE = str(pathlib.Path(ntk_train.__file__).parent)
 
@@ -110,6 +111,7 @@ def test_the_cut_that_is_taken_is_hardly_dearer_than_any():
             for half in filter(None, halves):
                 pairs = [sides.Sides((p, p)) for p in (half.inner, half.outer)]
                 cut = structured._Cut(half.leaves, *pairs)
-                whole = structured._cut_plan(plan.problem, {0: range(len(params))}, cut)
+                groups = {0: range(len(params))}
+                whole = structured._cut_plan(plan.problem, groups, cut, FREE)
                 times.append(whole.cost.time(machine))
         assert plan.cost.time(machine) <= 1.05 * min(times)
