@@ -9,14 +9,16 @@ class Machine(NamedTuple):
     """A kind of device.
 
     Attributes:
-      balance: operations of a matrix product in the time of one number to memory or back.
+      balance: the machine balance: operations of a matrix product in the time of one number to
+        memory or back.
       block: bytes of patches and cotangents that a block of examples may take; more than a cache
         holds is slower on a CPU, and fewer examples at once are slower on an accelerator.
       memory: bytes that a kernel may take beside its inputs and itself.
-      tile: rows and columns of a block of the kernel.
-      launch: numbers copied in the time that it takes to start one more product.
+      tile: rows and columns of a tile of the kernel.
+      copied_per_product: numbers copied in the time that it takes to start one more product.
       is_accelerator: whether one batched product is faster than many small ones.
-      columns: how many parts of x2 are worth a program of their own.
+      columns: how many tiles of the kernel, of some examples of x2 each, are worth a part of the
+        program of their own.
       stacked: how many numbers of the cotangents of small layers of equal sizes are copied, so that
         their full Grams are one, in less time than the products apart take more.
     """
@@ -25,7 +27,7 @@ class Machine(NamedTuple):
     block: float
     memory: float
     tile: int
-    launch: int
+    copied_per_product: int
     is_accelerator: bool
     columns: int
     stacked: int

@@ -13,9 +13,12 @@ from ntk_train.kernel.machine import BETWEEN, ROWS
 from ntk_train.kernel.plan import Blocks, Plan, Work
 from ntk_train.kernel.ways import FullGram, HalfGram, Identity, Jacobian, Transposed
 
-_CACHE = 4  # blocks in a cache
-_COLUMNS = 4  # more of them take long to compile
-_MANY_ROWS = 256  # from which an accelerator is busy with a part of a product
+# Measured on the devices of `machine.MACHINES`, with networks of the benchmarks.
+_CACHE = 4  # blocks that a cache holds
+_COLUMNS = 4  # tiles in a program, for more take long to compile
+_MANY_ROWS = 256  # from which an accelerator is busy with a tile of them
+_SHARE = 1 / 8  # of all operations that a product must have, or tiles cost more than they save
+_TILES = 4  # on a side of the kernel, from which tiles in a loop are faster
 
 
 def blocks_of(work: Work, operations: int, *, is_cut: bool, streamed: bool | None = None) -> Blocks:
@@ -191,14 +194,14 @@ def _columns(work: Work, operations: int, streamed: bool) -> int:
         [part.cost.operations for part in work.parts if isinstance(part.way, way)]
         for way in (HalfGram, FullGram)
     )
-    if sum(half) > operations / 8:  # or it takes more than it saves
+    if sum(half) > _SHARE * operations:
         return m if m <= most else min(most, 2)
     columns = min(_COLUMNS, m)
     saved = sum(full) * (columns - 1) / (2 * columns)  # what is below the diagonal
     more_products = (columns - 1) * len(full)
-    if machine.is_accelerator or problem.x2 is not None or sum(full) <= operations / 8:
+    if machine.is_accelerator or problem.x2 is not None or sum(full) <= _SHARE * operations:
         return 1
-    return columns if saved > more_products * machine.launch * machine.balance else 1
+    return columns if saved > more_products * machine.copied_per_product * machine.balance else 1
 
 
 def _tile(work: Work, is_cut: bool) -> int | None:
@@ -213,7 +216,7 @@ def _tile(work: Work, is_cut: bool) -> int | None:
     kernel = number * work.setting.size(layout.out)
     # A kernel in a cache is pushed through faster as a whole.
     whole = is_cut and kernel <= _CACHE * machine.block
-    if rows >= 4 * machine.tile and 2 * kept <= len(grams) * kernel and not whole:
+    if rows >= _TILES * machine.tile and 2 * kept <= len(grams) * kernel and not whole:
         tile = machine.tile // (rows // n)
     # Z has the examples of both sides.
     pairs = [

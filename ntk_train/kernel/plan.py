@@ -1,4 +1,15 @@
-"""The records of a plan: what is done with each parameter, and how much of it at once."""
+"""The records of a plan: what is done with each parameter, and how much of it at once.
+
+Five words say what a kernel is divided into, each of them one thing:
+
+=======  ==================================================================================
+group    parameters whose kernel is wanted apart from the others', as by layer
+part     a parameter, or a slice of one that is used on its own
+product  parts of one group that are contracted as one
+block    examples, and outputs, of which the rows of the Jacobian are computed at once
+tile     of the kernel: examples of either side whose entries are computed at once
+=======  ==================================================================================
+"""
 
 import dataclasses
 import functools
@@ -144,11 +155,11 @@ class Blocks(NamedTuple):
     """How many are computed at once.
 
     Attributes:
-      examples: of one side, for their rows of the factored Jacobian.
-      outputs: of these examples.
-      tile: examples of either side, for their block of the kernel; None for all.
-      columns: how many parts of x2 are multiplied one after the other; of x1 with itself only what
-        is on and above the diagonal.
+      examples: of one side, in a block.
+      outputs: of these examples, in a block.
+      tile: examples of either side, in a tile; None for all.
+      columns: where `tile` is None, into how many tiles of all examples of x1 and some of x2 the
+        kernel is cut; of x1 with itself they have only what is on and above the diagonal.
       traced: the label of the outputs of which a trace or diagonal is taken, and for how many of
         them the rows are in memory at once; None for all.
       streamed: whether layers go one after the other, in place of blocks of examples.
@@ -163,14 +174,14 @@ class Blocks(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """A kernel that is made of kernels of fewer examples, for the rows of all would not fit.
+    """A kernel whose tiles are kernels of fewer examples, for the rows of all would not fit.
 
-    The derivatives of an example are computed anew for each block of others.
+    The derivatives of an example are computed anew for each tile.
 
     Attributes:
-      size: examples of either side in a block.
-      own: the plan for a block with itself, None where x2 is given.
-      other: the plan for a block with another one.
+      size: examples of either side in a tile.
+      own: the plan for a tile on the diagonal, None where x2 is given.
+      other: the plan for any other tile.
     """
 
     size: int

@@ -200,4 +200,4 @@ def is_small(setting: Setting, width: int) -> bool:
     """Whether copying a Jacobian of a width costs less than one more product for the kernel."""
     layout = setting.problem.layout
     copied = setting.size(layout.left) * width
-    return copied <= setting.machine.launch + setting.size(layout.out)
+    return copied <= setting.machine.copied_per_product + setting.size(layout.out)
