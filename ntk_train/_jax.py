@@ -12,6 +12,7 @@ from jax.extend.core import primitives
 Literal = core.Literal
 Var = core.Var
 Equation = core.JaxprEqn
+add_any_p = primitives.add_jaxvals_p  # sums of cotangents
 scan_p = primitives.scan_p
 cond_p = primitives.cond_p
 while_p = primitives.while_p
@@ -146,5 +147,6 @@ _NOT_THE_USERS = (
     "/lib/python3",
     "/ntk_train/kernel/",
     "/ntk_train/program/",
+    "/ntk_train/rules/",
     "/ntk_train/monitor/",
 )

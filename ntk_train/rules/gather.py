@@ -11,11 +11,10 @@ from jax import lax
 
 from ntk_train._integers import places
 from ntk_train._jax import Equation, shape_of
-from ntk_train.rules.registry import Factors, register
+from ntk_train.rules.rule import Factors
 
 
-@register(lax.gather_p)
-def gather(equation: Equation, weight: int) -> Factors | None:
+def factors(equation: Equation, weight: int) -> Factors | None:
     """Whole rows of a table, along any one of its axes."""
     numbers = equation.params["dimension_numbers"]
     table = shape_of(equation.invars[0]).shape
