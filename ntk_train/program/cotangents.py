@@ -71,10 +71,10 @@ def derivatives(
 
     def factor_g(site: Site, cotangent: jax.Array) -> jax.Array:
         g = _over_scans(site, site.factors.g)(cotangent)
-        for number, is_divisor in site.view.scales:
-            value = number if isinstance(number, float) else _read(known, number)
-            scale = jnp.reshape(value, ()).astype(g.dtype)
-            g = g / scale if is_divisor else g * scale
+        for scale, is_divisor in site.view.scales:
+            value = scale if isinstance(scale, float) else _read(known, scale)
+            number = jnp.reshape(value, ()).astype(g.dtype)
+            g = g / number if is_divisor else g * number
         return _joined(site, g)
 
     # Traced once more, so that its equations are evaluated in our way.
