@@ -8,7 +8,7 @@ from typing import Any
 
 from jax import lax
 
-from ntk_train._jax import Equation, add_any_p, scan_body, scan_p
+from ntk_train._jax import Equation, add_any_p, scan_body, scan_p, unstack_p
 from ntk_train.rules import convolution, dot_general, gather, scales
 from ntk_train.rules.rule import Rule
 
@@ -41,6 +41,7 @@ RULES: Mapping[Any, Rule] = {
     lax.split_p: Rule(rearranges=True),
     lax.squeeze_p: Rule(rearranges=True, keeps_order=True),
     lax.transpose_p: Rule(rearranges=True),
+    unstack_p: Rule(rearranges=True),
     # A weight is scaled, by a number or, entry by entry, by data.
     lax.convert_element_type_p: Rule(scales=scales.by_nothing, keeps_order=True),
     lax.div_p: Rule(scales=scales.by_the_divisor, entrywise=True),
