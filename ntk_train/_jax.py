@@ -17,7 +17,7 @@ scan_p = primitives.scan_p
 cond_p = primitives.cond_p
 while_p = primitives.while_p
 linear_solve_p = primitives.linear_solve_p
-unstack_p = getattr(jax.lax, "unstack_p", None)  # what iterates over an array, from JAX 0.12 on
+unstack_p = getattr(jax.lax, "unstack_p", None)  # `for w in array`, in newer versions
 
 
 def shape_of(v: Any) -> jax.ShapeDtypeStruct:

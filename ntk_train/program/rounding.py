@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax import lax
 
 from ntk_train._jax import Equation, inner_programs, shape_of
-from ntk_train.rules import rule_of
 
 # Bits of the mantissa that an accelerator keeps of the factors of a product.
 _TF32, _BF16 = 10, 7
@@ -39,8 +38,8 @@ def _bits(equation: Equation) -> Iterator[int | None]:
         yield _bits_of(v.aval)
     if equation.primitive is lax.reduce_precision_p:
         yield equation.params["mantissa_bits"]
-    rounds = rule_of(equation).rounds_factors
-    if rounds and shape_of(equation.invars[0]).dtype != jnp.float64:
+    is_product = equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
+    if is_product and shape_of(equation.invars[0]).dtype != jnp.float64:
         yield _of_factors(equation.params["precision"])
 
 

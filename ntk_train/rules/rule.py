@@ -84,8 +84,6 @@ class Rule:
       operations: multiplications and additions of an equation, or of its transpose.
       on_cpu: from an equation and the values of its inputs to those of its outputs, in a form that
         a CPU is fast at, where the equation as it is is not.
-      rounds_factors: whether it is a product whose factors a device may round, as the equation's
-        parameter `precision` says.
     """
 
     factors: Callable[[Equation, int], Factors | None] | None = None
@@ -95,4 +93,3 @@ class Rule:
     entrywise: bool = False
     operations: Callable[[Equation], int] = one_for_each_result
     on_cpu: Callable[[Equation, Sequence[Any]], list[Any]] | None = None
-    rounds_factors: bool = False

@@ -25,11 +25,8 @@ RULES: Mapping[Any, Rule] = {
         factors=convolution.factors,
         operations=convolution.operations,
         on_cpu=convolution.on_cpu,
-        rounds_factors=True,
     ),
-    lax.dot_general_p: Rule(
-        factors=dot_general.factors, operations=dot_general.operations, rounds_factors=True
-    ),
+    lax.dot_general_p: Rule(factors=dot_general.factors, operations=dot_general.operations),
     lax.gather_p: Rule(factors=gather.factors),
     scan_p: Rule(operations=_of_all_iterations),  # the program itself looks into its body
     # A weight is rearranged.
