@@ -188,8 +188,7 @@ def _views_of(
     scales: Sequence[Scale] | None = None
     if rule.scales is not None:
         scales = rule.scales(equation, _position(equation, tangents[0]))
-    # What has more entries than the weight repeats some of them.
-    elif rule.rearranges and sum(map(size_of, equation.outvars)) <= size_of(tangents[0]):
+    elif rule.rearranges and _is_view(equation):
         scales = ()
     if scales is None or any(_in(scale.number, data) for scale in scales):
         return {}
@@ -200,6 +199,12 @@ def _views_of(
         out: View(view.leaf, out, (*view.chain, (equation, i)), (*view.scales, *scales), view.scans)
         for i, out in enumerate(equation.outvars)
     }
+
+
+def _is_view(equation: Equation) -> bool:
+    """Whether a rearrangement takes each entry once at most, at places that no other input says."""
+    size = sum(map(size_of, equation.outvars))
+    return len(equation.invars) == 1 and size <= size_of(equation.invars[0])
 
 
 def _position(equation: Equation, tangent: Var) -> int:

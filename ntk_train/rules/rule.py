@@ -72,8 +72,8 @@ class Rule:
       factors: from an equation and the position of the weight, which meets data there, to how the
         Jacobian factors; None where this equation does not factor. Without it, the Jacobian comes
         from a transposition of the program, which is always right.
-      rearranges: whether its outputs are entries of its one input at other places. They are a view
-        of a weight if there are no more of them than it has entries.
+      rearranges: whether its outputs are entries of its first input at other places, of any dtype.
+        They are a view of a weight if it is the only input and has no fewer entries than they.
       scales: from an equation and the position of the weight to the numbers by which each entry is
         multiplied and stays at its place; None where this equation does more than that.
       keeps_order: whether an input with as many entries as the output is passed on or added, entry

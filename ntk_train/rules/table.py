@@ -27,11 +27,12 @@ RULES: Mapping[Any, Rule] = {
         on_cpu=convolution.on_cpu,
     ),
     lax.dot_general_p: Rule(factors=dot_general.factors, operations=dot_general.operations),
-    lax.gather_p: Rule(factors=gather.factors),
+    lax.gather_p: Rule(factors=gather.factors, rearranges=True),
     scan_p: Rule(operations=_of_all_iterations),  # the program itself looks into its body
     # A weight is rearranged.
     lax.broadcast_in_dim_p: Rule(rearranges=True, keeps_order=True),
     lax.copy_p: Rule(rearranges=True, keeps_order=True),
+    lax.dynamic_slice_p: Rule(rearranges=True),
     lax.reshape_p: Rule(rearranges=True, keeps_order=True),
     lax.rev_p: Rule(rearranges=True),
     lax.slice_p: Rule(rearranges=True),
