@@ -12,10 +12,12 @@ from jax.extend.core import primitives
 Literal = core.Literal
 Var = core.Var
 Equation = core.JaxprEqn
+add_any_p = primitives.add_jaxvals_p  # sums of cotangents
 scan_p = primitives.scan_p
 cond_p = primitives.cond_p
 while_p = primitives.while_p
 linear_solve_p = primitives.linear_solve_p
+unstack_p = getattr(jax.lax, "unstack_p", None)  # `for w in array`, in newer versions
 
 
 def shape_of(v: Any) -> jax.ShapeDtypeStruct:
@@ -146,5 +148,6 @@ _NOT_THE_USERS = (
     "/lib/python3",
     "/ntk_train/kernel/",
     "/ntk_train/program/",
+    "/ntk_train/rules/",
     "/ntk_train/monitor/",
 )

@@ -37,5 +37,9 @@ class WrongKernelError(NTKError, ArithmeticError):
     """A kernel is not that of the function: plain derivatives of it say otherwise."""
 
 
+class RuleError(NTKError):
+    """A rule of `structured` gives factors in other shapes than it says: it has to be mended."""
+
+
 class ConventionError(NTKError, ValueError):
     """Numbers of kernels that were computed in different conventions were to be compared."""

@@ -18,7 +18,6 @@ from ntk_train._jax import Literal
 from ntk_train.kernel.problem import make_problem
 from ntk_train.program.linear import linear_program
 from ntk_train.program.sites import find_sites
-from ntk_train.rules import factors_of
 from tests.bank import BANK
 from tests.kernel.test_laws import DTYPES
 
@@ -135,7 +134,7 @@ def uses_of(case):
     tangents = {v: frozenset([i]) for i, v in enumerate(program.tangents)}
     uses = set()
     walk(program, tangents, program.x, uses)
-    factored = {site.view.leaf for site in find_sites(program, factors_of)}
+    factored = {site.view.leaf for site in find_sites(program)}
     cells = set()
     for use in uses:
         if not use.leaves:

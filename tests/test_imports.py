@@ -13,8 +13,9 @@ PACKAGE = ROOT / "ntk_train"
 # Each stage may import those before it.
 ORDER = [
     {"_version", "_types", "errors"},
-    {"_arguments", "_convolution", "_integers", "_jax", "_registry"},
-    {"program", "rules"},
+    {"_arguments", "_integers", "_jax", "_registry"},
+    {"rules"},  # what a primitive is: the program asks it at each of its equations
+    {"program"},
     {"kernel"},
     {"spectrum"},
     {"monitor"},

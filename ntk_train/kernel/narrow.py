@@ -29,6 +29,7 @@ from ntk_train._jax import (
     shape_of,
 )
 from ntk_train._types import KernelProblem, PyTree
+from ntk_train.rules import rule_of
 
 _Function = Callable[[list[jax.Array], PyTree], PyTree]
 
@@ -89,7 +90,7 @@ def _outputs(equation: Equation, values: list[Any]) -> list[Any]:
         old, new = shape_of(equation.invars[0]).dtype, shape_of(equation.outvars[0]).dtype
         if old == new or not _is_narrow(shape_of(equation.outvars[0])):
             return [values[0] if old == new else values[0].astype(new)]
-    if equation.primitive in _REARRANGE:
+    if rule_of(equation).rearranges:
         return equation_values(equation, values)
     return equation_values(equation, _as_declared(equation.invars, values))
 
@@ -117,18 +118,3 @@ def _as_declared(variables: Sequence[Any], values: Sequence[Any]) -> list[Any]:
         value.astype(shape_of(v).dtype) if _is_narrow(shape_of(v)) else value
         for v, value in zip(variables, values, strict=True)
     ]
-
-
-_REARRANGE = {
-    lax.broadcast_in_dim_p,
-    lax.copy_p,
-    lax.dynamic_slice_p,
-    lax.gather_p,
-    lax.reshape_p,
-    lax.rev_p,
-    lax.slice_p,
-    lax.split_p,
-    lax.squeeze_p,
-    lax.transpose_p,
-}
-"""Primitives that copy numbers of their first input, whatever its dtype."""

@@ -9,7 +9,6 @@ from ntk_train.program.linear import LinearProgram
 from ntk_train.program.liveness import Pass, pass_of
 from ntk_train.program.sites import Site, find_sites
 from ntk_train.program.unfactored import unfactored_uses
-from ntk_train.rules import factors_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,8 +25,8 @@ class Sides:
     def sites(self) -> tuple[Sequence[Site], Sequence[Site]]:
         """Where parameters meet data, on either side."""
         first, second = self.programs
-        sites = find_sites(first, factors_of)
-        return sites, sites if second is first else find_sites(second, factors_of)
+        sites = find_sites(first)
+        return sites, sites if second is first else find_sites(second)
 
     @functools.cached_property
     def parts(self) -> tuple[Mapping[int, Sequence[Sequence[Site]]], ...]:

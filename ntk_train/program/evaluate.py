@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax import lax
 
-from ntk_train._convolution import convolution_on_cpu
 from ntk_train._jax import Equation, Literal, equation_values
+from ntk_train.rules import rule_of
 
 
 def values_of(equation: Equation, values: Sequence[Any]) -> list[Any]:
     """The outputs of one equation for the values of its inputs."""
-    if equation.primitive is lax.conv_general_dilated_p and jax.default_backend() == "cpu":
-        x, w = values
-        return [convolution_on_cpu(equation.primitive, x, w, equation.params)]
+    on_cpu = rule_of(equation).on_cpu
+    if on_cpu is not None and jax.default_backend() == "cpu":
+        return on_cpu(equation, values)
     return equation_values(equation, values)
 
 

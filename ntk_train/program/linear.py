@@ -12,12 +12,10 @@ same linearised program.)
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax import lax
 
 from ntk_train._jax import (
     Equation,
@@ -30,6 +28,7 @@ from ntk_train._jax import (
     shape_of,
 )
 from ntk_train._types import PyTree
+from ntk_train.rules import operations, rule_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ class Block:
     @functools.cached_property
     def operations(self) -> int:
         """Multiplications and additions of the linear part, or of its transpose."""
-        return sum(_operations(equation) for equation in self.equations if self.is_linear(equation))
+        return sum(operations(equation) for equation in self.equations if self.is_linear(equation))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,7 +130,7 @@ class LinearProgram(Block):
                 uses[v] = uses.get(v, 0) + 1
         found = set() if isinstance(self.out, Literal) or uses[self.out] > 1 else {self.out}
         for equation in reversed(self.equations):
-            if equation.primitive.name not in _KEEP_ORDER or equation.outvars[0] not in found:
+            if not rule_of(equation).keeps_order or equation.outvars[0] not in found:
                 continue
             size = shape_of(equation.outvars[0]).size
             found.update(
@@ -156,17 +155,6 @@ class LinearProgram(Block):
             elif inputs & known and not self.is_linear(equation):
                 known.update(equation.outvars)
         return False
-
-
-_KEEP_ORDER = {  # by name: `add_any` is not public
-    "add",
-    "add_any",
-    "broadcast_in_dim",
-    "convert_element_type",
-    "copy",
-    "reshape",
-    "squeeze",
-}
 
 
 def linear_program(
@@ -246,21 +234,3 @@ def _inline(
         if any(linear):
             tangents.update(equation.outvars)
     return [v.val if isinstance(v, Literal) else env[v] for v in jaxpr.outvars]
-
-
-def _operations(equation: Equation) -> int:
-    """Multiplications and additions of one equation, with a scan's body as often as it runs."""
-    size = sum(shape_of(v).size for v in equation.outvars)
-    if equation.primitive is lax.dot_general_p:
-        (contracted, _), _ = equation.params["dimension_numbers"]
-        shape = shape_of(equation.invars[0]).shape
-        return 2 * size * math.prod(shape[axis] for axis in contracted)
-    if equation.primitive is lax.conv_general_dilated_p:
-        kernel = shape_of(equation.invars[1]).shape
-        return (
-            2 * size * math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        )
-    if equation.primitive is scan_p:
-        body, *_ = scan_body(equation)
-        return equation.params["length"] * sum(_operations(inner) for inner in body.eqns)
-    return size

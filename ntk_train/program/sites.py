@@ -16,10 +16,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from ntk_train._jax import Equation, Literal, Var, equation_values, shape_of
+from ntk_train._jax import Equation, Literal, Var, equation_values, shape_of, size_of
 from ntk_train.program.linear import Block, LinearProgram, Scan
+from ntk_train.rules import Factors, Scale, factors_of, rule_of
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,15 +30,14 @@ class View:
       leaf: index of the leaf.
       var: the variable that holds it.
       chain: the equations that made it, first to last, and which of their outputs.
-      scales: numbers by which it was multiplied, as variables or, for a negation, -1; and for each
-        whether it was divided by that.
+      scales: numbers by which it was multiplied or divided.
       scans: the scans entered on the way, and for each whether the view is sliced by it.
     """
 
     leaf: int
     var: Var
     chain: tuple[tuple[Equation, int], ...] = ()
-    scales: tuple[Any, ...] = ()
+    scales: tuple[Scale, ...] = ()
     scans: tuple[tuple[Scan, bool], ...] = ()
 
 
@@ -55,7 +54,7 @@ class Site:
 
     equation: Equation
     view: View
-    factors: Any
+    factors: Factors
     part: int = -1
 
     @property
@@ -80,29 +79,19 @@ class Site:
         return self.weight_axes, made
 
 
-_REARRANGE = {
-    lax.copy_p,
-    lax.reshape_p,
-    lax.rev_p,
-    lax.slice_p,
-    lax.split_p,
-    lax.squeeze_p,
-    lax.transpose_p,
-}
-_KEEP_PLACES = {lax.convert_element_type_p, lax.neg_p, lax.mul_p, lax.div_p}
-
-
-def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any]) -> list[Site]:
+def find_sites(program: LinearProgram) -> list[Site]:
     """The sites of a program, of those leaves alone that are used in no other way.
 
     Args:
       program: the linear program.
-      factors_of: from an equation and a position to the rule's factors, or None.
 
     Returns:
       The sites in the order of their equations, each with its part.
+
+    Raises:
+      RuleError: the rule of a site gives factors in other shapes than it says.
     """
-    search = _Search(factors_of, [shape_of(v).dtype for v in program.tangents])
+    search = _Search([shape_of(v).dtype for v in program.tangents])
     # The variable of a cut is a tangent too, but no parameter: its derivative is wanted as it is.
     of_leaves = program.tangents[: program.num_theta]
     views = {var: View(leaf, var) for leaf, var in enumerate(of_leaves)}
@@ -125,10 +114,9 @@ def find_sites(program: LinearProgram, factors_of: Callable[[Equation, int], Any
 class _Search:
     """A walk over the blocks of a program, which collects sites and leaves used otherwise."""
 
-    def __init__(self, factors_of: Callable[[Equation, int], Any], dtypes: Sequence[Any]) -> None:
+    def __init__(self, dtypes: Sequence[Any]) -> None:
         self.sites: list[Site] = []
         self.others: set[int] = set()
-        self._factors_of = factors_of
         self._dtypes = dtypes  # of the leaves
 
     def block(self, block: Block, views: dict[Var, View], data: set[Var]) -> None:
@@ -179,8 +167,7 @@ class _Search:
     ) -> Site | None:
         if len(tangents) != 1 or tangents[0] not in views or _is_complex(equation):
             return None
-        weight = list(equation.invars).index(tangents[0])
-        factors = self._factors_of(equation, weight)
+        factors = factors_of(equation, _position(equation, tangents[0]))
         if factors is None or equation.invars[factors.data] not in data:
             return None
         view = views[tangents[0]]
@@ -197,26 +184,32 @@ def _views_of(
         return {}
     if _is_complex(equation):
         return {}
-    view = views[tangents[0]]
-    scales = view.scales
-    if equation.primitive is lax.broadcast_in_dim_p:
-        if shape_of(equation.outvars[0]).size != shape_of(tangents[0]).size:
-            return {}
-    elif equation.primitive in (lax.mul_p, lax.div_p):
-        is_divisor = equation.primitive is lax.div_p
-        other = equation.invars[1 if equation.invars[0] is tangents[0] else 0]
-        inside = bool(view.scans) and not isinstance(other, Literal)  # known in the body alone
-        if shape_of(other).size != 1 or inside or _in(other, data):
-            return {}
-        scales = (*scales, (other, is_divisor))
-    elif equation.primitive is lax.neg_p:
-        scales = (*scales, (-1.0, False))
-    elif equation.primitive not in _REARRANGE | _KEEP_PLACES:
+    view, rule = views[tangents[0]], rule_of(equation)
+    scales: Sequence[Scale] | None = None
+    if rule.scales is not None:
+        scales = rule.scales(equation, _position(equation, tangents[0]))
+    elif rule.rearranges and _is_view(equation):
+        scales = ()
+    if scales is None or any(_in(scale.number, data) for scale in scales):
+        return {}
+    # In a scan, what is no literal is known in the body alone.
+    if view.scans and any(isinstance(scale.number, Var) for scale in scales):
         return {}
     return {
-        out: View(view.leaf, out, (*view.chain, (equation, i)), scales, view.scans)
+        out: View(view.leaf, out, (*view.chain, (equation, i)), (*view.scales, *scales), view.scans)
         for i, out in enumerate(equation.outvars)
     }
+
+
+def _is_view(equation: Equation) -> bool:
+    """Whether a rearrangement takes each entry once at most, at places that no other input says."""
+    size = sum(map(size_of, equation.outvars))
+    return len(equation.invars) == 1 and size <= size_of(equation.invars[0])
+
+
+def _position(equation: Equation, tangent: Var) -> int:
+    """Where the one tangent stands among an equation's inputs."""
+    return next(i for i, v in enumerate(equation.invars) if v is tangent)
 
 
 def _is_complex(equation: Equation) -> bool:
@@ -279,6 +272,6 @@ def _places(leaf: Var, view: View) -> np.ndarray:
     places: Any = np.arange(math.prod(shape)).reshape(shape)
     with jax.ensure_compile_time_eval():
         for equation, output in view.chain:
-            if equation.primitive not in _KEEP_PLACES:
+            if rule_of(equation).scales is None:  # what scales an entry leaves it at its place
                 places = equation_values(equation, [places])[output]
     return np.asarray(places)

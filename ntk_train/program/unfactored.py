@@ -10,24 +10,7 @@ from collections.abc import Iterator
 
 from ntk_train._jax import Equation, Literal, Var
 from ntk_train.program.linear import Block, LinearProgram
-
-_ENTRYWISE = {  # by name: not all are public
-    "add",
-    "add_any",
-    "broadcast_in_dim",
-    "concatenate",
-    "convert_element_type",
-    "copy",
-    "div",
-    "dynamic_update_slice",
-    "mul",
-    "neg",
-    "pad",
-    "pjit",
-    "reshape",
-    "select_n",
-    "sub",
-}
+from ntk_train.rules import rule_of
 
 
 def unfactored_uses(program: LinearProgram) -> Iterator[tuple[int, Equation]]:
@@ -59,7 +42,7 @@ def _uses(
             inside = {inner: derived[outer] for outer, inner in pairs if outer in derived}
             yield from _uses(scan.body, inside, {inner for outer, inner in pairs if outer in data})
         elif with_data or any(v in block.linear and v not in derived for v in inputs):
-            if equation.primitive.name not in _ENTRYWISE:
+            if not rule_of(equation).entrywise:
                 yield from ((leaf, equation) for leaf in own)
         else:
             derived.update(dict.fromkeys(equation.outvars, own))

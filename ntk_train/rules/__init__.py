@@ -1,8 +1,8 @@
-"""For each equation in which a weight meets data: its Jacobian as small factors. See README.md."""
+"""The one table of primitives: how a weight meets data there, or passes. See README.md."""
 
-# Imported for their registration.
-from ntk_train.rules import convolution as convolution
-from ntk_train.rules import dot_general as dot_general
-from ntk_train.rules import gather as gather
-from ntk_train.rules.registry import Factors as Factors
-from ntk_train.rules.registry import factors_of as factors_of
+from ntk_train.rules.checked import factors_of as factors_of
+from ntk_train.rules.rule import Factors as Factors
+from ntk_train.rules.rule import Rule as Rule
+from ntk_train.rules.rule import Scale as Scale
+from ntk_train.rules.table import operations as operations
+from ntk_train.rules.table import rule_of as rule_of

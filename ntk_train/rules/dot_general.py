@@ -6,14 +6,12 @@ y[r,t,b] = sum_a x[r,t,a] w[r,a,b]
 import math
 
 import jax
-from jax import lax
 
-from ntk_train._jax import Equation, shape_of
-from ntk_train.rules.registry import Factors, register
+from ntk_train._jax import Equation, shape_of, size_of
+from ntk_train.rules.rule import Factors
 
 
-@register(lax.dot_general_p)
-def dot_general(equation: Equation, weight: int) -> Factors:
+def factors(equation: Equation, weight: int) -> Factors:
     """Contracted axes are a, batch axes r, the other axes of the weight b, and of the data t."""
     data = 1 - weight
     contracted, batch = equation.params["dimension_numbers"]
@@ -42,3 +40,10 @@ def dot_general(equation: Equation, weight: int) -> Factors:
         return g.transpose(*r_order, *own_t, *own_b).reshape(r, t, b)
 
     return Factors(r, t, a, b, data, x_factor, g_factor, (tuple(w_r), tuple(w_a), tuple(w_b)))
+
+
+def operations(equation: Equation) -> int:
+    """Twice the contracted entries, for each number that comes out."""
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    shape = shape_of(equation.invars[0]).shape
+    return 2 * size_of(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)

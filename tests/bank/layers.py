@@ -103,6 +103,17 @@ def embedding_with_clipped_indices(dtype, normal):
 
 
 @case()
+def embedding_of_one_example_under_vmap(dtype, normal):
+    def of_one(params, x):
+        h = params["table"][x[0]] * params["by_column"][:, x[1]]  # rows of 5, columns of 6
+        return jnp.tanh(h) @ params["w"] + jnp.tanh(params["table"][x[2]])[:2]
+
+    params = {"table": normal(5, 4), "by_column": normal(4, 6), "w": normal(4, 2)}
+    ids = np.random.default_rng(1).integers(-2, 8, size=(N + M, 3))
+    return jax.vmap(of_one, (None, 0)), params, [jnp.asarray(ids[:N]), jnp.asarray(ids[N:])]
+
+
+@case()
 def tied_embedding_and_head(dtype, normal):
     params = {"table": normal(7, 4), "w": normal(4, 4)}
     f = lambda p, x: jnp.tanh(p["table"][x].mean(axis=1) @ p["w"]) @ p["table"].T
@@ -195,6 +206,17 @@ def slices_of_stacked_and_fused_weights(dtype, normal):
         return (q * k) @ first + (x @ left) @ second + (x @ right) @ second
 
     return f, params, (6,)
+
+
+@case()
+def stacked_weights_one_after_the_other(dtype, normal):
+    def f(params, x):
+        for w in params["w"]:
+            x = jnp.tanh(x @ w)
+        left, right = jnp.unstack(params["pair"], axis=1)
+        return (x @ left) * jnp.sin(x @ right)
+
+    return f, {"w": normal(3, 6, 6), "pair": normal(6, 2, 2)}, (6,)
 
 
 @case()
