@@ -29,7 +29,11 @@ import numpy as np
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.groups import groups_of
-from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.precision import (
+    check_precision,
+    kernel_product_bits,
+    precision_of_products,
+)
 from ntk_train.kernel.problem import parse_outputs, split_params
 from ntk_train.kernel.whole import one_program_for_each
 from ntk_train.program.rounding import unit_roundoff
@@ -138,6 +142,7 @@ class Check:
         per_layer: bool | Callable[[str], str] = False,
         seed: int = 0,
     ) -> None:
+        check_precision(precision)
         theta, paths, _ = split_params(params, param_filter)
         self._filter = param_filter
         self._groups = groups_of(paths, per_layer)
@@ -145,8 +150,7 @@ class Check:
         flat, inputs = self._flat(f, params), _sides(x1, x2)
         with precision_of_products(precision):
             roundoffs = [unit_roundoff(flat, theta, x) for x in inputs]
-        # The products of the kernel itself, which f may have none of.
-        self._roundoff = max(*roundoffs, _of_products(theta, precision))
+        self._roundoff = max(*roundoffs, roundoff_of_products(theta, precision))
         shapes = [jax.eval_shape(flat, theta, x).shape for x in inputs]
         random = np.random.default_rng(seed)
         num_outputs = shapes[0][1]
@@ -350,15 +354,14 @@ def certify(
     return check.compare(kernel, jax.device_get(products))
 
 
-def _of_products(theta: Sequence[jax.Array], precision: str | None) -> float:
-    """Unit roundoff of the products of Jacobians."""
+def roundoff_of_products(
+    theta: Sequence[jax.Array], precision: str | None, device: str | None = None
+) -> float:
+    """Unit roundoff of the products of Jacobians, of which f may have none."""
     is_wide = any(leaf.dtype == jnp.float64 for leaf in theta)
-    rows = jax.ShapeDtypeStruct((1, 1), jnp.float64 if is_wide else jnp.float32)
-
-    def product(rows: jax.Array) -> jax.Array:
-        return jnp.einsum("ik,jk->ij", rows, rows, precision=precision or "highest")
-
-    return unit_roundoff(product, rows)
+    dtype = jnp.dtype(jnp.float64 if is_wide else jnp.float32)
+    bits = kernel_product_bits(precision, dtype, device)
+    return 2.0 ** -((jnp.finfo(dtype).nmant if bits is None else bits) + 1)
 
 
 def _sides(x1: PyTree, x2: PyTree | None) -> list[PyTree]:

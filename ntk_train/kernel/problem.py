@@ -28,6 +28,7 @@ from ntk_train._integers import places
 from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import CoupledExamplesWarning, DtypeError, KernelInputError
 from ntk_train.kernel.failed_call import bound, check_not_swapped, explained
+from ntk_train.kernel.precision import check_precision
 from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 _LAYOUTS = {
@@ -57,7 +58,7 @@ def make_problem(
 
     `name` is that of x1 in the caller's arguments.
     """
-    check_options(f, batched, param_filter)
+    check_options(f, batched, param_filter, precision)
     if memory_budget is not None:
         expected = "a number of bytes, as 4e9, or None"
         memory_budget = real_number(
@@ -119,7 +120,7 @@ def make_problem(
     )
 
 
-def check_options(f: Any, batched: Any, param_filter: Any) -> None:
+def check_options(f: Any, batched: Any, param_filter: Any, precision: Any) -> None:
     """Refuses options of other types and values than `ntk_train.ntk` documents.
 
     Raises:
@@ -127,6 +128,7 @@ def check_options(f: Any, batched: Any, param_filter: Any) -> None:
     """
     check_function("f", f, "a function f(params, x) -> outputs")
     yes_or_no("batched", batched, "True for independent examples, or False")
+    check_precision(precision)
     if param_filter is not None:
         expected = "a function from a path to True or False, as lambda path: 'kernel' in path"
         check_function("param_filter", param_filter, expected)

@@ -24,7 +24,7 @@ from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.checked import checked
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.groups import groups_of
-from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.precision import check_precision, precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
 from ntk_train.kernel.whole import as_one_program, usual_promotion
 
@@ -75,9 +75,11 @@ def ntk(
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
         train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
-      precision: of the matrix products, inside of f too where f leaves it open: any name that
-        `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
-        the kernel itself at "highest", as does the default.
+      precision: of the matrix products, inside of f too where f leaves it open: a name that
+        `jax.default_matmul_precision` or a product of JAX takes ("default", "tensorfloat32",
+        "BF16_BF16_F32_X6", ...). None leaves f as it is and computes the products of the kernel
+        itself at "highest", as does the default. What a name means depends on the device, see
+        `ntk_train.program.rounding`; convolutions take no preset, and "default" in its place.
       param_filter: from a parameter's path ("Dense_0/kernel") to whether it is differentiated.
       per_layer: True returns the parts of the kernel by layer, which add up to the whole: a layer
         is what a path names before its last "/". A function from the path to the name of a group
@@ -140,6 +142,7 @@ def ntk(
         return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
 
     yes_or_no("check", check)
+    check_precision(precision)
     with precision_of_products(precision):
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
         if not check:

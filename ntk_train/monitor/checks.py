@@ -11,7 +11,7 @@ import numpy as np
 from ntk_train._types import PyTree
 from ntk_train.errors import DtypeError, KernelInputError
 from ntk_train.kernel.auto import check_implementation
-from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.precision import check_precision
 from ntk_train.kernel.problem import on_one_device, parse_outputs
 from ntk_train.monitor.switches import usual_switches
 from ntk_train.spectrum import ReferenceKernels, Training
@@ -106,8 +106,7 @@ def check_options(outputs: Any, implementation: Any, precision: Any, probe: PyTr
     if mode == "chosen":
         _check_choice(choice, probe)
     check_implementation(implementation)
-    with precision_of_products(precision):
-        pass
+    check_precision(precision)
 
 
 def _check_choice(choice: Any, probe: PyTree | None) -> None:

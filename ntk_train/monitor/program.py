@@ -12,6 +12,7 @@ waits for it. After `start` the caller may donate the parameters to the next ste
 """
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
 from ntk_train.monitor.convention import convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
+from ntk_train.program.rounding import product_bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,14 +128,15 @@ class KernelProgram:
 
             coupling = jax.jit(coupling_of).lower(arrays, probe)
         params, model_state = self._unflatten(replicated(arrays))
-        outputs = jax.tree.leaves(
-            jax.eval_shape(lambda probe: bound(f, model_state)(params, probe), probe)
-        )
+        with precision_of_products(options["precision"]):
+            of_probe = functools.partial(bound(f, model_state), params)
+            program, shapes = jax.make_jaxpr(of_probe, return_shape=True)(probe)
+        outputs, of_f = jax.tree.leaves(shapes), product_bits(program.jaxpr)
         self._certifier: Certifier | None = None
         if checked:
             self._certifier = Certifier(f, probe, options, self._unflatten, arrays)
-        self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
-        self.eps = rounding_of(problem, kernel_info, outputs)
+        self.convention = convention_of(f, problem, name, options, kernel_info, outputs, of_f)
+        self.eps = rounding_of(problem, kernel_info, outputs, of_f)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
         self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
         # XLA compiles without Python's lock: training steps go on meanwhile.

@@ -78,7 +78,7 @@ class KernelOperator:
 
     def __post_init__(self) -> None:
         """Refuses what could not work in any product; arrays are checked there."""
-        check_options(self.f, self.batched, self.param_filter)
+        check_options(self.f, self.batched, self.param_filter, self.precision)
         if not isinstance(self.outputs, str) or self.outputs not in ("full", "sum"):
             msg = (
                 f"outputs={described(self.outputs)}; a KernelOperator has 'full' and 'sum', and "

@@ -36,7 +36,7 @@ WRONG = {
     "prefix=None": "prefix=None; expected a text",
     "pictures='all'": "pictures='all'; expected True or False",
     "implementation=None": "implementation=None is none of",
-    "precision=32": "precision=32 is no name that",
+    "precision=32": "precision=32 is no name of a precision",
     "outputs=None": "outputs=None; expected a mode or integers",
     "outputs=[0, 1]": "outputs has shape (2,); expected (6,), a logit for each probe input",
     "outputs=-1": "outputs chooses the logit -1; they are numbered from 0",
