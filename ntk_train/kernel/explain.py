@@ -49,7 +49,8 @@ class Explanation:
     @functools.cached_property
     def costs(self) -> Mapping[str, Cost]:
         """Operations and traffic of each implementation that can compute the kernel."""
-        return costs_of(self.problem, self.plan)
+        with usual_promotion():  # f is traced once more, wherever the table is printed
+            return costs_of(self.problem, self.plan)
 
     def __str__(self) -> str:
         """The table: a line for each parameter, then the totals."""
