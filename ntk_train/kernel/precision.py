@@ -40,16 +40,11 @@ def precision_of_products(precision: str | None) -> Iterator[None]:
         yield
 
 
-def of_kernel(precision: str | None) -> str:
-    """The precision of the products of the kernel itself."""
-    return precision or "highest"
-
-
 def kernel_product_bits(precision: str | None, dtype: Any, device: str | None = None) -> int | None:
     """Bits that products of the kernel itself keep of their factors; None for all of `dtype`."""
     if jnp.dtype(dtype) == jnp.float64:
         return None
-    return factor_bits(of_kernel(precision), device or jax.default_backend())
+    return factor_bits(precision or "highest", device or jax.default_backend())
 
 
 def what_ran(precision: str | None, dtype: Any, of_f: int | None, device: str | None = None) -> str:

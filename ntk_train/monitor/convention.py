@@ -1,12 +1,12 @@
 """The convention of the kernel that a hook computes, and how exactly its products are rounded."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, KernelProblem
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import kernel_product_bits, what_ran
 from ntk_train.monitor.adapters import LinenFn, NnxFn
 from ntk_train.spectrum.convention import Convention as Convention
@@ -16,7 +16,7 @@ def convention_of(
     f: ApplyFn,
     problem: KernelProblem,
     implementation: str,
-    options: Mapping[str, Any],
+    options: KernelOptions,
     kernel: Any,
     outputs: list[Any],
     of_f: int | None,
@@ -27,18 +27,18 @@ def convention_of(
       f: the network.
       problem: its kernel's.
       implementation: that was chosen.
-      options: of `ntk_train.ntk`.
+      options: of the kernel.
       kernel: its shape and dtype.
       outputs: shapes and dtypes of the leaves of f's outputs.
       of_f: bits that products in f keep of their factors, `program.rounding.product_bits`.
     """
-    param_filter = options["param_filter"]
+    param_filter = options.param_filter
     parameters = f"all {len(problem.paths)} leaves"
     if param_filter is not None:
         shown = ", ".join(problem.paths[:8]) + (", ..." if len(problem.paths) > 8 else "")
         parameters = f"{len(problem.paths)} leaves by {_name(param_filter)}: {shown}"
     independent = "independent (BatchNorm, if any, in eval mode)"
-    chosen = options["outputs"]
+    chosen = options.outputs
     return Convention(
         function=str(f) if isinstance(f, (LinenFn, NnxFn)) else _name(f),
         outputs=chosen if isinstance(chosen, str) else "chosen logits",

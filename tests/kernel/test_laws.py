@@ -10,6 +10,7 @@ import pytest
 
 from ntk_train import ntk
 from ntk_train.kernel import memory, structured
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK, NETWORKS, PRECONDITIONS, PRIMITIVES
@@ -228,8 +229,7 @@ def test_auto_under_vmap_and_grad_with_closed_over_tracers():
     ],
 )
 def test_auto_takes_the_one_with_the_fewest_operations(f, params, x, cheapest):
-    options = {"outputs": "full", "batched": True, "precision": None, "param_filter": None}
-    resolved, _ = resolve(f, params, x, implementation="auto", **options)
+    resolved, _ = resolve(f, params, x, None, KernelOptions(precision=None))
     assert resolved.implementation == cheapest
     operations = {
         name: jax.jit(functools.partial(ntk, f, implementation=name))
