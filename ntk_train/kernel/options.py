@@ -83,6 +83,10 @@ class KernelOptions:
         object.__setattr__(self, name, value)
 
 
+OPTIONS = tuple(field.name for field in dataclasses.fields(KernelOptions))
+"""Their names, by which a config has them too."""
+
+
 def _checked_outputs(outputs: Any) -> Any:
     """The mode, or the chosen logits as arrays, which may be traced."""
     if isinstance(outputs, str):

@@ -10,12 +10,11 @@ import pytest
 
 from ntk_train import ntk
 from ntk_train.kernel import memory, structured
-from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.options import IMPLEMENTATIONS, KernelOptions
 from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK, NETWORKS, PRECONDITIONS, PRIMITIVES
 
-IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products", "structured"]
 DTYPES = {"float64": 1e-10, "float32": 2e-6}
 
 over_bank = pytest.mark.parametrize("case", BANK, ids=lambda case: case.name)
