@@ -23,6 +23,7 @@ from experiments.measure import compile_kernel, median_seconds
 from experiments.networks import Network
 from experiments.record import RESULTS, merge_table
 from ntk_train.kernel.certificate import Check
+from ntk_train.kernel.options import KernelOptions
 
 TABLE = "benchmark_certificate"
 KEY = ("network", "n", "o", "outputs", "precision", "device")
@@ -63,7 +64,7 @@ def rows_of(case: Case, precisions: tuple[str, ...]) -> Iterator[Row]:
         options: dict[str, Any] = {"outputs": case.outputs, "precision": precision}
         kernel_of = functools.partial(ntk_train.ntk, network.f, **options)
         kernel = compile_kernel(kernel_of, network.params, x)
-        check = Check(network.f, network.params, x, **options)
+        check = Check(network.f, network.params, x, None, KernelOptions(**options))
 
         def product_of(params: Any, inputs: Any, check: Check = check) -> Any:
             return check.product(network.f, params, inputs[0], None, inputs[1])

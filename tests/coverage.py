@@ -15,6 +15,7 @@ import jax
 from jax.interpreters import ad
 
 from ntk_train._jax import Literal
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.problem import make_problem
 from ntk_train.program.linear import linear_program
 from ntk_train.program.sites import find_sites
@@ -70,8 +71,8 @@ class Use:
 def linearised(case):
     """The linear program of a case, in float32, so that conversions to float64 can be seen."""
     f, params, x1, _ = case.make("float32")
-    options = {"outputs": "full", "precision": None, "param_filter": None}
-    problem = make_problem(f, params, x1, None, batched=case.batched, **options)
+    options = KernelOptions(batched=case.batched, precision=None)
+    problem = make_problem(f, params, x1, None, options)
     start = 1 if case.batched else 0
     shape = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[start:], leaf.dtype)
     return linear_program(problem.f1, problem.theta, jax.tree.map(shape, x1))

@@ -14,12 +14,13 @@ import jax
 
 from ntk_train._jax import has_forward_mode, shape_of, source_line
 from ntk_train._types import Groups, KernelProblem, PyTree
-from ntk_train.errors import KernelInputError, UnfactoredError, UnfactoredWarning
+from ntk_train.errors import UnfactoredError, UnfactoredWarning
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.memory import is_bounded
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.plan import Plan
 from ntk_train.kernel.structured import prepare, structured, traced_shapes
 
@@ -27,7 +28,6 @@ REFERENCES = {
     "jacobian_contraction": jacobian_contraction,
     "ntk_vector_products": ntk_vector_products,
 }
-IMPLEMENTATIONS = ("structured", *REFERENCES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +54,20 @@ class Resolved:
         return structured(self.plan)
 
 
-def choose(
-    problem: KernelProblem, groups: Groups, implementation: str, *, strict: bool = False
-) -> Resolved:
+def choose(problem: KernelProblem, groups: Groups, options: KernelOptions) -> Resolved:
     """Chooses an implementation, where that is left open.
 
     Raises:
-      KernelInputError: there is no such implementation.
       UnfactoredError: with `strict`, where the structured one cannot factor a parameter.
     """
-    check_implementation(implementation)
-    problem = widened(problem)
-    if implementation in REFERENCES:
-        return Resolved(problem, groups, implementation, None)
+    problem, name = widened(problem), options.implementation
+    if name in REFERENCES:
+        return Resolved(problem, groups, name, None)
     plan = prepare(problem, groups)
-    name = cheapest(problem, plan) if implementation == "auto" else implementation
-    if strict or name == "structured":
-        _report_unfactored(problem, plan, strict)
+    if name == "auto":
+        name = cheapest(problem, plan)
+    if options.strict or name == "structured":
+        _report_unfactored(problem, plan, options.strict)
     return Resolved(problem, groups, name, plan)
 
 
@@ -98,18 +95,11 @@ def _report_unfactored(problem: KernelProblem, plan: Plan, strict: bool) -> None
 _LARGE = 4096  # of fewer numbers the whole Jacobian is small
 
 
-def kernel_of(problem: KernelProblem, implementation: str) -> jax.Array:
+def kernel_of(problem: KernelProblem, options: KernelOptions) -> jax.Array:
     """The kernel of all leaves together, by the implementation asked for."""
     everything = range(len(problem.theta))
-    (kernel,) = choose(problem, [everything], implementation).kernels()
+    (kernel,) = choose(problem, [everything], options).kernels()
     return kernel
-
-
-def check_implementation(implementation: str) -> None:
-    """Raises a KernelInputError where there is no such implementation."""
-    if implementation not in ("auto", *IMPLEMENTATIONS):
-        msg = f"implementation={implementation!r} is none of {['auto', *IMPLEMENTATIONS]}."
-        raise KernelInputError(msg)
 
 
 def costs_of(problem: KernelProblem, plan: Plan) -> dict[str, Cost]:

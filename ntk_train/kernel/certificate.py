@@ -29,8 +29,9 @@ import numpy as np
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.groups import groups_of
-from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import parse_outputs, split_params
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.precision import kernel_product_bits, precision_of_products
+from ntk_train.kernel.problem import mode_and_choices, split_params
 from ntk_train.kernel.whole import one_program_for_each
 from ntk_train.program.rounding import unit_roundoff
 
@@ -115,10 +116,7 @@ class Check:
       params: parameters, for their shapes.
       x1: the inputs.
       x2: the other inputs, or None.
-      outputs: as in `ntk_train.ntk`, with chosen logits as numbers.
-      precision: with which the kernel is computed.
-      param_filter: as in `ntk_train.ntk`.
-      per_layer: as in `ntk_train.ntk`.
+      options: with which the kernel is computed; chosen logits as numbers.
       seed: of the random vectors.
 
     Attributes:
@@ -130,23 +128,19 @@ class Check:
         f: ApplyFn,
         params: PyTree,
         x1: PyTree,
-        x2: PyTree | None = None,
+        x2: PyTree | None,
+        options: KernelOptions,
         *,
-        outputs: Any = "full",
-        precision: str | None = "highest",
-        param_filter: ParamFilter | None = None,
-        per_layer: bool | Callable[[str], str] = False,
         seed: int = 0,
     ) -> None:
-        theta, paths, _ = split_params(params, param_filter)
-        self._filter = param_filter
-        self._groups = groups_of(paths, per_layer)
-        self._mode, *choices = parse_outputs(outputs, x2)
+        self._filter = options.param_filter
+        theta, paths, _ = split_params(params, self._filter)
+        self._groups = groups_of(paths, options.per_layer)
+        self._mode, *choices = mode_and_choices(options.outputs, x2)
         flat, inputs = self._flat(f, params), _sides(x1, x2)
-        with precision_of_products(precision):
+        with precision_of_products(options.precision):
             roundoffs = [unit_roundoff(flat, theta, x) for x in inputs]
-        # The products of the kernel itself, which f may have none of.
-        self._roundoff = max(*roundoffs, _of_products(theta, precision))
+        self._roundoff = max(*roundoffs, roundoff_of_products(theta, options.precision))
         shapes = [jax.eval_shape(flat, theta, x).shape for x in inputs]
         random = np.random.default_rng(seed)
         num_outputs = shapes[0][1]
@@ -331,17 +325,24 @@ def certify(
       Finite Width Neural Tangent Kernel*, ICML 2022, section 3.2. For random signs: M. F.
       Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
     """
-    check = Check(
-        f,
-        params,
-        x1,
-        x2,
-        outputs=outputs,
-        precision=precision,
-        param_filter=param_filter,
-        per_layer=per_layer,
-        seed=seed,
+    options = KernelOptions(
+        outputs=outputs, precision=precision, param_filter=param_filter, per_layer=per_layer
     )
+    return certificate_of(kernel, f, params, x1, x2, options, seed=seed)
+
+
+def certificate_of(
+    kernel: Any,
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    options: KernelOptions,
+    *,
+    seed: int = 0,
+) -> Certificate:
+    """As `certify`, of the kernel of these options."""
+    check = Check(f, params, x1, x2, options, seed=seed)
 
     def product(a_pass: Pass) -> Product:
         return check.product(f, params, x1, x2, a_pass)
@@ -350,15 +351,14 @@ def certify(
     return check.compare(kernel, jax.device_get(products))
 
 
-def _of_products(theta: Sequence[jax.Array], precision: str | None) -> float:
-    """Unit roundoff of the products of Jacobians."""
+def roundoff_of_products(
+    theta: Sequence[jax.Array], precision: str | None, device: str | None = None
+) -> float:
+    """Unit roundoff of the products of Jacobians, of which f may have none."""
     is_wide = any(leaf.dtype == jnp.float64 for leaf in theta)
-    rows = jax.ShapeDtypeStruct((1, 1), jnp.float64 if is_wide else jnp.float32)
-
-    def product(rows: jax.Array) -> jax.Array:
-        return jnp.einsum("ik,jk->ij", rows, rows, precision=precision or "highest")
-
-    return unit_roundoff(product, rows)
+    dtype = jnp.dtype(jnp.float64 if is_wide else jnp.float32)
+    bits = kernel_product_bits(precision, dtype, device)
+    return 2.0 ** -((jnp.finfo(dtype).nmant if bits is None else bits) + 1)
 
 
 def _sides(x1: PyTree, x2: PyTree | None) -> list[PyTree]:

@@ -1,5 +1,6 @@
 """A kernel that is compared with plain derivatives before it is returned, and who is to blame."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,27 +10,33 @@ from jax import lax
 
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.errors import KernelInputError, WrongKernelError
-from ntk_train.kernel.certificate import Certificate, certify
+from ntk_train.kernel.certificate import Certificate, certificate_of
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import split_params
 from ntk_train.kernel.whole import as_one_program
 
-Compute = Callable[..., Any]
-"""`(params, x1, x2, per_layer) -> kernel`, or a dict of its parts."""
+Compute = Callable[[KernelOptions], Any]
+"""From the options to the kernel, or a dict of its parts."""
 
 
 def checked(
-    compute: Compute, f: ApplyFn, params: PyTree, x1: PyTree, x2: PyTree | None, **options: Any
+    compute: Compute,
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    options: KernelOptions,
 ) -> Any:
     """A kernel that has passed its check.
 
     Args:
-      compute: makes the kernel, or its parts for a `per_layer`.
+      compute: makes the kernel.
       f: the function, as in `ntk_train.ntk`.
       params: its parameters.
       x1: the inputs.
       x2: the other inputs, or None.
-      **options: of `certify`.
+      options: of the kernel.
 
     Raises:
       KernelInputError: an argument is traced, and numbers are not known.
@@ -42,38 +49,32 @@ def checked(
         )
         raise KernelInputError(msg)
 
-    def kernel(per_layer: Any) -> Any:
-        with precision_of_products(options["precision"]):
-            return as_one_program(
-                lambda params, x1, x2: compute(params, x1, x2, per_layer), params, x1, x2
-            )
-
-    found = kernel(options["per_layer"])
-    certificate = certify(found, f, params, x1, x2, **options)
+    found = compute(options)
+    certificate = certificate_of(found, f, params, x1, x2, options)
     if certificate.holds:
         return found
-    raise WrongKernelError(blame(kernel, certificate, f, params, x1, x2, **options))
+    raise WrongKernelError(blame(compute, certificate, f, params, x1, x2, options))
 
 
 def blame(
-    kernel: Callable[[Any], Any],
+    compute: Compute,
     certificate: Certificate,
     f: ApplyFn,
     params: PyTree,
     x1: PyTree,
     x2: PyTree | None,
-    **options: Any,
+    options: KernelOptions,
 ) -> str:
     """The text of the error: how wrong a kernel is, where, why, and what to do.
 
     Args:
-      kernel: from a `per_layer` to the kernel's parts.
+      compute: makes the kernel.
       certificate: of the kernel, which does not hold.
       f: the function.
       params: its parameters.
       x1: the inputs.
       x2: the other inputs, or None.
-      **options: of `certify`.
+      options: of the kernel.
     """
     worst = certificate.wrong[0]
     by, tolerance = certificate.deviations[worst], certificate.tolerances[worst]
@@ -81,15 +82,15 @@ def blame(
         "the kernel is wrong: v^T Theta v differs from ||J^T v||^2, from plain derivatives of f, "
         f"by {by:.2g} of it (tolerance {tolerance:.2g}). "
     )
-    change = interaction(f, params, x1, options["param_filter"])
+    change = interaction(f, params, x1, options.param_filter)
     if change > max(tolerance, 1e-3 * by):
         return (
             f"{text}The outputs of an example depend on other examples (BatchNorm in train mode?): "
             f"derivatives change by {change:.2g} when each example is alone. Say batched=False, or "
             "switch f to eval mode."
         )
-    each = {**options, "per_layer": lambda path: path}
-    leaves = certify(kernel(each["per_layer"]), f, params, x1, x2, **each)
+    each = dataclasses.replace(options, per_layer=lambda path: path)
+    leaves = certificate_of(compute(each), f, params, x1, x2, each)
     named = [f"{path} ({leaves.deviations[path]:.2g})" for path in leaves.wrong[:10]]
     where = f"It is wrong in {', '.join(named)}. " if named else ""
     return (

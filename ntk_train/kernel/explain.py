@@ -20,6 +20,7 @@ from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.kernel.auto import cheapest, costs_of
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.narrow import widened
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.plan import PartPlan, Plan
 from ntk_train.kernel.problem import make_problem, warn_of_coupling
 from ntk_train.kernel.structured import prepare
@@ -49,7 +50,8 @@ class Explanation:
     @functools.cached_property
     def costs(self) -> Mapping[str, Cost]:
         """Operations and traffic of each implementation that can compute the kernel."""
-        return costs_of(self.problem, self.plan)
+        with usual_promotion():  # f is traced once more, wherever the table is printed
+            return costs_of(self.problem, self.plan)
 
     def __str__(self) -> str:
         """The table: a line for each parameter, then the totals."""
@@ -126,6 +128,13 @@ def explain(
       its part is contracted, operations, and how many numbers are held for the rows of x1. A
       transposed parameter with a primitive is one that is used there in a way without a rule.
     """
+    options = KernelOptions(
+        outputs=outputs,
+        batched=batched,
+        precision=None,
+        param_filter=param_filter,
+        memory_budget=memory_budget,
+    )
     leaves, treedef = jax.tree.flatten((params, x1, x2, model_state))
     is_array = [hasattr(leaf, "shape") for leaf in leaves]
     found: list[Explanation] = []
@@ -134,9 +143,7 @@ def explain(
         rest = iter(arrays)
         full = [next(rest) if yes else leaf for leaf, yes in zip(leaves, is_array, strict=True)]
         params, x1, x2, model_state = jax.tree.unflatten(treedef, full)
-        options = {"outputs": outputs, "batched": batched, "param_filter": param_filter}
-        options |= {"memory_budget": memory_budget, "precision": None, "model_state": model_state}
-        problem = make_problem(f, params, x1, x2, **options)
+        problem = make_problem(f, params, x1, x2, options, model_state=model_state)
         warn_of_coupling(problem.coupling)
         found.append(_explain(problem))
 

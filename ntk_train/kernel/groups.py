@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ntk_train._arguments import check_type, yes_or_no
+from ntk_train._arguments import check_type
 
 
 def groups_of(paths: Sequence[str], per_layer: bool | Callable[[str], str]) -> dict[str, list[int]]:
@@ -13,11 +13,8 @@ def groups_of(paths: Sequence[str], per_layer: bool | Callable[[str], str]) -> d
       per_layer: False for one group "", True for the layers, or from a path to its group's name.
 
     Raises:
-      KernelInputError: per_layer is none of these, or the name is no string.
+      KernelInputError: the name is no string.
     """
-    if not callable(per_layer):
-        expected = "True, False, or a function from a path to the name of a group"
-        yes_or_no("per_layer", per_layer, expected)
     group_of = _layer_of if per_layer is True else per_layer
     groups: dict[str, list[int]] = {}
     for i, path in enumerate(paths):

@@ -30,6 +30,7 @@ from ntk_train._arguments import check_function, described
 from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import kernel_of
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.problem import (
     check_output,
     on_one_device,
@@ -108,6 +109,7 @@ def empirical_ntk_fn(
         msg = f"implementation={described(implementation)}; expected one of {expected}."
         raise KernelInputError(msg)
     name = _NAMES[NtkImplementation(implementation)]
+    options = KernelOptions(implementation=name, precision=None)
 
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:
         x2 = None if _absent(x2) else x2
@@ -147,9 +149,9 @@ def empirical_ntk_fn(
                 x2=None if x2 is None else side2.mapped,
                 layout=layout,
                 batched=axis is not None,
-                precision=None,
+                precision=options.precision,
             )
-            return kernel_of(problem, name) / size
+            return kernel_of(problem, options) / size
 
         outputs1 = jax.eval_shape(lambda p: f(p, x1, **kwargs1), params)
         outputs2 = outputs1

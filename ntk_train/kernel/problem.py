@@ -17,17 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train._arguments import (
-    check_function,
-    described,
-    numeric_array,
-    real_number,
-    yes_or_no,
-)
+from ntk_train._arguments import check_function, described
 from ntk_train._integers import places
 from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import CoupledExamplesWarning, DtypeError, KernelInputError
 from ntk_train.kernel.failed_call import bound, check_not_swapped, explained
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 _LAYOUTS = {
@@ -44,12 +39,8 @@ def make_problem(
     params: PyTree,
     x1: PyTree,
     x2: PyTree | None,
+    options: KernelOptions,
     *,
-    outputs: Any,
-    batched: bool,
-    precision: str | None,
-    param_filter: ParamFilter | None,
-    memory_budget: float | int | None = None,
     model_state: PyTree = None,
     name: str = "x1",
 ) -> KernelProblem:
@@ -57,20 +48,16 @@ def make_problem(
 
     `name` is that of x1 in the caller's arguments.
     """
-    check_options(f, batched, param_filter)
-    if memory_budget is not None:
-        expected = "a number of bytes, as 4e9, or None"
-        memory_budget = real_number(
-            "memory_budget", memory_budget, expected, above=0, or_infinite=True
-        )
-    theta, paths, merge = split_params(params, param_filter)
+    check_f(f)
+    batched = options.batched
+    theta, paths, merge = split_params(params, options.param_filter)
     x1, x2 = on_one_device(name, x1), on_one_device("x2", x2)
     inputs = {name: x1} if x2 is None else {name: x1, "x2": x2}
     for each, x in inputs.items():
         _check_inputs(each, x, batched)
         if batched and len({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}) != 1:
             check_not_swapped(bound(f, model_state), params, x, each)
-    mode, choice1, choice2 = parse_outputs(outputs, x2)
+    mode, choice1, choice2 = mode_and_choices(options.outputs, x2)
     f = explained(f, replicated(model_state), inputs)
 
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
@@ -113,23 +100,19 @@ def make_problem(
         x2=x2,
         layout=_LAYOUTS[mode],
         batched=batched,
-        precision=precision,
-        memory_budget=memory_budget,
+        precision=options.precision,
+        memory_budget=options.memory_budget,
         coupling=next((coupling for *_, coupling in sides if coupling is not None), None),
     )
 
 
-def check_options(f: Any, batched: Any, param_filter: Any) -> None:
-    """Refuses options of other types and values than `ntk_train.ntk` documents.
+def check_f(f: Any) -> None:
+    """Refuses what is no function.
 
     Raises:
-      KernelInputError: the text names the argument.
+      KernelInputError: it is none.
     """
     check_function("f", f, "a function f(params, x) -> outputs")
-    yes_or_no("batched", batched, "True for independent examples, or False")
-    if param_filter is not None:
-        expected = "a function from a path to True or False, as lambda path: 'kernel' in path"
-        check_function("param_filter", param_filter, expected)
 
 
 def _check_inputs(name: str, x: PyTree, batched: bool) -> None:
@@ -410,25 +393,15 @@ def warn_of_coupling(coupling: Coupling | None) -> None:
     warnings.warn(msg, CoupledExamplesWarning, 3)
 
 
-def parse_outputs(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
-    """Returns the mode and, for chosen logits, the choices for x1 and x2."""
+def mode_and_choices(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
+    """The mode and, for chosen logits, the choices for x1 and x2, of the outputs of options.
+
+    Raises:
+      KernelInputError: there are not as many choices as inputs.
+    """
     if isinstance(outputs, str):
-        if outputs not in _LAYOUTS or outputs == "chosen":
-            modes = [mode for mode in _LAYOUTS if mode != "chosen"]
-            msg = f"outputs={outputs!r} is none of {modes} and no integer array of logits."
-            raise KernelInputError(msg)
         return outputs, None, None
     pair = outputs if isinstance(outputs, tuple) else (outputs, outputs)
-    expected = "a mode or integers, one logit for each example"
-    pair = tuple(
-        numeric_array("outputs", choice, expected) if isinstance(choice, (int, list)) else choice
-        for choice in pair
-    )
-    if any(not hasattr(choice, "dtype") for choice in pair):
-        msg = (
-            f"outputs={described(outputs)}; expected {expected} (a pair of arrays if x2 is given)."
-        )
-        raise KernelInputError(msg)
     if x2 is None and isinstance(outputs, tuple):
         msg = (
             "outputs is a pair but there is no x2: pass one integer for each example, as an array "

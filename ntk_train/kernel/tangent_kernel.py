@@ -24,6 +24,7 @@ from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.checked import checked
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
 from ntk_train.kernel.whole import as_one_program, usual_promotion
@@ -75,9 +76,11 @@ def ntk(
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
         train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
-      precision: of the matrix products, inside of f too where f leaves it open: any name that
-        `jax.default_matmul_precision` takes. None leaves f as it is and computes the products of
-        the kernel itself at "highest", as does the default.
+      precision: of the matrix products, inside of f too where f leaves it open: a name that
+        `jax.default_matmul_precision` or a product of JAX takes ("default", "tensorfloat32",
+        "BF16_BF16_F32_X6", ...). None leaves f as it is and computes the products of the kernel
+        itself at "highest", as does the default. What a name means depends on the device, see
+        `ntk_train.program.rounding`; convolutions take no preset, and "default" in its place.
       param_filter: from a parameter's path ("Dense_0/kernel") to whether it is differentiated.
       per_layer: True returns the parts of the kernel by layer, which add up to the whole: a layer
         is what a path names before its last "/". A function from the path to the name of a group
@@ -112,69 +115,55 @@ def ntk(
       ICML 2022, equation 1 and table 1. For "sum": M. A. Mohamadi, W. Bae, D. J. Sutherland, *A
       Fast, Well-Founded Approximation to the Empirical Neural Tangent Kernel*, ICML 2023.
     """
-
-    def kernel(
-        params: PyTree,
-        x1: PyTree,
-        x2: PyTree | None,
-        per_layer: bool | Callable[[str], str] = per_layer,
-        model_state: PyTree = model_state,
-    ) -> Any:
-        resolved, names = resolve(
-            f,
-            params,
-            x1,
-            x2,
-            outputs=outputs,
-            implementation=implementation,
-            batched=batched,
-            precision=precision,
-            param_filter=param_filter,
-            per_layer=per_layer,
-            memory_budget=memory_budget,
-            strict=strict,
-            model_state=model_state,
-        )
-        warn_of_coupling(resolved.problem.coupling)
-        kernels = resolved.kernels()
-        return kernels[0] if per_layer is False else dict(zip(names, kernels, strict=True))
-
-    yes_or_no("check", check)
-    with precision_of_products(precision):
-        x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
-        if not check:
-            return as_one_program(
-                lambda params, x1, x2, state: kernel(params, x1, x2, model_state=state),
-                *(params, x1, x2, model_state),
-            )
-    return checked(
-        kernel,
-        bound(f, model_state),
-        params,
-        x1,
-        x2,
+    options = KernelOptions(
         outputs=outputs,
+        implementation=implementation,
+        batched=batched,
         precision=precision,
         param_filter=param_filter,
         per_layer=per_layer,
+        memory_budget=memory_budget,
+        strict=strict,
     )
+    yes_or_no("check", check)
+    x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
+    if not check:
+        return compute(f, params, x1, x2, options, model_state)
+    kernel = lambda options: compute(f, params, x1, x2, options, model_state)  # noqa: E731
+    return checked(kernel, bound(f, model_state), params, x1, x2, options)
+
+
+def compute(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    options: KernelOptions,
+    model_state: PyTree = None,
+) -> Any:
+    """What `ntk` returns for these options, without its check."""
+
+    def kernel(params: PyTree, x1: PyTree, x2: PyTree | None, model_state: PyTree) -> Any:
+        resolved, names = resolve(f, params, x1, x2, options, model_state)
+        warn_of_coupling(resolved.problem.coupling)
+        kernels = resolved.kernels()
+        return dict(zip(names, kernels, strict=True)) if options.per_layer else kernels[0]
+
+    with precision_of_products(options.precision):
+        return as_one_program(kernel, params, x1, x2, model_state)
 
 
 def resolve(
     f: ApplyFn,
     params: PyTree,
     x1: PyTree,
-    x2: PyTree | None = None,
-    *,
-    implementation: str,
-    per_layer: bool | Callable[[str], str] = False,
-    strict: bool = False,
-    **options: Any,
+    x2: PyTree | None,
+    options: KernelOptions,
+    model_state: PyTree = None,
 ) -> tuple[Resolved, list[str]]:
     """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
-    yes_or_no("strict", strict)
     with usual_promotion():
-        problem = make_problem(f, params, x1, x2, **options)
-        groups = groups_of(problem.paths, per_layer)
-        resolved = choose(problem, list(groups.values()), implementation, strict=strict)
+        problem = make_problem(f, params, x1, x2, options, model_state=model_state)
+        groups = groups_of(problem.paths, options.per_layer)
+        resolved = choose(problem, list(groups.values()), options)
     return resolved, list(groups)

@@ -5,22 +5,20 @@ kernel is measured without its certificate.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
 import jax
 
 from ntk_train._types import ApplyFn, PyTree
-from ntk_train.kernel import ntk
 from ntk_train.kernel.certificate import Certificate, Check, Pass, Product
 from ntk_train.kernel.checked import blame
 from ntk_train.kernel.failed_call import bound
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.tangent_kernel import compute
 
 _log = logging.getLogger(__name__)
-
-_OF_CHECK = ("outputs", "precision", "param_filter", "per_layer")
-_OF_KERNEL = (*_OF_CHECK, "batched", "implementation")
 
 
 class Certifier:
@@ -29,7 +27,7 @@ class Certifier:
     Args:
       f: `f(params, x)`, or `f(params, x, model_state)` where there is a model_state.
       probe: the inputs.
-      options: keyword arguments of `ntk_train.ntk`.
+      options: of the kernel.
       unflatten: from a program's arrays to params and model_state.
       arrays: of the shapes to come.
     """
@@ -38,7 +36,7 @@ class Certifier:
         self,
         f: ApplyFn,
         probe: PyTree,
-        options: Mapping[str, Any],
+        options: KernelOptions,
         unflatten: Callable[[list[jax.Array]], tuple[PyTree, PyTree]],
         arrays: list[jax.Array],
     ) -> None:
@@ -54,8 +52,7 @@ class Certifier:
 
         try:
             params, model_state = unflatten(arrays)
-            own = {name: options[name] for name in _OF_CHECK}
-            self._check = Check(bound(f, model_state), params, probe, **own)
+            self._check = Check(bound(f, model_state), params, probe, None, options)
             self._lowered = jax.jit(product).lower(arrays, probe, self._check.passes[0])
         except Exception as error:
             self._give_up(error)
@@ -105,16 +102,13 @@ def why_wrong(
     certificate: Certificate,
     f: ApplyFn,
     probe: PyTree,
-    options: Mapping[str, Any],
+    options: KernelOptions,
     params: PyTree,
     model_state: PyTree,
 ) -> str:
     """Says where a kernel is wrong, which computes it once more, parameter by parameter."""
-    of_check = {name: options[name] for name in _OF_CHECK}
-    of_kernel = {name: options[name] for name in _OF_KERNEL}
 
-    def kernel(per_layer: Any) -> Any:
-        own = {**of_kernel, "per_layer": per_layer}
-        return ntk(f, params, probe, model_state=model_state, **own)
+    def kernel(options: KernelOptions) -> Any:
+        return compute(f, params, probe, None, options, model_state)
 
-    return blame(kernel, certificate, bound(f, model_state), params, probe, None, **of_check)
+    return blame(kernel, certificate, bound(f, model_state), params, probe, None, options)

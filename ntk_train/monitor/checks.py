@@ -10,9 +10,7 @@ import numpy as np
 
 from ntk_train._types import PyTree
 from ntk_train.errors import DtypeError, KernelInputError
-from ntk_train.kernel.auto import check_implementation
-from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import on_one_device, parse_outputs
+from ntk_train.kernel.problem import mode_and_choices, on_one_device
 from ntk_train.monitor.switches import usual_switches
 from ntk_train.spectrum import ReferenceKernels, Training
 
@@ -46,18 +44,9 @@ _KINDS: Mapping[str, _Kind] = {
         lambda how: how is None or isinstance(how, Training),
         "Training(CrossEntropy()) for example, or None",
     ),
-    "per_layer": (
-        lambda group: _is_switch(group) or callable(group),
-        "True, False, or a function from a parameter's path to the name of its group",
-    ),
     "stop_when": (
         lambda stop: stop is None or callable(stop),
         "a function of a Measurement that says whether to stop, or None",
-    ),
-    "batched": _SWITCH,
-    "param_filter": (
-        lambda keep: keep is None or callable(keep),
-        "a function from a parameter's path to whether it is differentiated, or None",
     ),
     "max_overhead": (
         lambda part: part is None or (_is_number(part) and part > 0),
@@ -87,13 +76,11 @@ def check_kinds(**given: Any) -> None:
             raise KernelInputError(msg)
 
 
-def check_options(outputs: Any, implementation: Any, precision: Any, probe: PyTree | None) -> None:
-    """Refuses options of the kernel that could not work at any step.
+def check_outputs(outputs: Any, probe: PyTree | None) -> None:
+    """Refuses outputs of options that could not work at any step.
 
     Args:
-      outputs: as of `NTKHook`.
-      implementation: as of `NTKHook`.
-      precision: as of `NTKHook`.
+      outputs: as `KernelOptions` has them.
       probe: with the examples on axis 0, or None where they need not be there.
 
     Raises:
@@ -102,12 +89,9 @@ def check_options(outputs: Any, implementation: Any, precision: Any, probe: PyTr
     if isinstance(outputs, str) and outputs == "diagonal":
         msg = "outputs='diagonal' is no square kernel and has no spectrum; use 'full' or 'trace'."
         raise KernelInputError(msg)
-    mode, choice, _ = parse_outputs(outputs, None)
+    mode, choice, _ = mode_and_choices(outputs, None)
     if mode == "chosen":
         _check_choice(choice, probe)
-    check_implementation(implementation)
-    with precision_of_products(precision):
-        pass
 
 
 def _check_choice(choice: Any, probe: PyTree | None) -> None:

@@ -1,27 +1,25 @@
 """The convention of the kernel that a hook computes, and how exactly its products are rounded."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, KernelProblem
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.precision import kernel_product_bits, what_ran
 from ntk_train.monitor.adapters import LinenFn, NnxFn
 from ntk_train.spectrum.convention import Convention as Convention
-
-# Relative rounding error of a product where the accelerator rounds its factors. CPUs do not.
-_ROUNDED_FACTORS = {"default": 2.0**-11, "tensorfloat32": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def convention_of(
     f: ApplyFn,
     problem: KernelProblem,
     implementation: str,
-    options: Mapping[str, Any],
+    options: KernelOptions,
     kernel: Any,
     outputs: list[Any],
+    of_f: int | None,
 ) -> Convention:
     """The convention of a kernel.
 
@@ -29,17 +27,18 @@ def convention_of(
       f: the network.
       problem: its kernel's.
       implementation: that was chosen.
-      options: of `ntk_train.ntk`.
+      options: of the kernel.
       kernel: its shape and dtype.
       outputs: shapes and dtypes of the leaves of f's outputs.
+      of_f: bits that products in f keep of their factors, `program.rounding.product_bits`.
     """
-    param_filter = options["param_filter"]
+    param_filter = options.param_filter
     parameters = f"all {len(problem.paths)} leaves"
     if param_filter is not None:
         shown = ", ".join(problem.paths[:8]) + (", ..." if len(problem.paths) > 8 else "")
         parameters = f"{len(problem.paths)} leaves by {_name(param_filter)}: {shown}"
     independent = "independent (BatchNorm, if any, in eval mode)"
-    chosen = options["outputs"]
+    chosen = options.outputs
     return Convention(
         function=str(f) if isinstance(f, (LinenFn, NnxFn)) else _name(f),
         outputs=chosen if isinstance(chosen, str) else "chosen logits",
@@ -51,23 +50,35 @@ def convention_of(
         param_dtype=_dtypes(problem.theta),
         output_dtype=_dtypes(outputs),
         kernel_dtype=str(kernel.dtype),
-        precision=str(problem.precision),
+        precision=what_ran(problem.precision, kernel.dtype, of_f),
         implementation=implementation,
     )
 
 
-def rounding_of(problem: KernelProblem, kernel: Any, outputs: list[Any]) -> float:
+def rounding_of(
+    problem: KernelProblem,
+    kernel: Any,
+    outputs: list[Any],
+    of_f: int | None,
+    device: str | None = None,
+) -> float:
     """Relative rounding error of an entry of the kernel.
 
     Rounding the Jacobian by eps_J leaves the kernel positive semidefinite and moves its smallest
     eigenvalue by about eps_J^2 lambda_max (Weyl's inequality for the singular values of J).
+
+    Args:
+      problem: of the kernel.
+      kernel: its shape and dtype.
+      outputs: shapes and dtypes of the leaves of f's outputs.
+      of_f: as of `convention_of`.
+      device: as of `ntk_train.program.rounding.factor_bits`.
     """
-    of_product = float(jnp.finfo(kernel.dtype).eps)
-    rounded = _ROUNDED_FACTORS.get(str(problem.precision), 0.0)
-    if jax.default_backend() != "cpu":
-        of_product = max(of_product, rounded)
+    own = kernel_product_bits(problem.precision, kernel.dtype, device)
+    of_product = max(float(jnp.finfo(kernel.dtype).eps), 0.0 if own is None else 2.0 ** -(own + 1))
     dtypes = {leaf.dtype for leaf in (*problem.theta, *outputs)}
-    of_jacobian = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    of_dtypes = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
+    of_jacobian = max(of_dtypes, 0.0 if of_f is None else 2.0**-of_f)
     rows = kernel.shape[0] * (kernel.shape[1] if kernel.ndim == 4 else 1)
     return max(of_product, of_jacobian**2 / rows)
 

@@ -24,7 +24,8 @@ import jax
 import numpy as np
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.monitor.checks import check_kinds, check_options, checked_labels, checked_probe
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.monitor.checks import check_kinds, check_outputs, checked_labels, checked_probe
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
@@ -136,26 +137,23 @@ class NTKHook:
             f=f,
             references=references,
             training=training,
-            per_layer=per_layer,
             stop_when=stop_when,
-            batched=batched,
-            param_filter=param_filter,
             max_overhead=max_overhead,
             prefix=prefix,
             pictures=pictures,
             write_hparams=write_hparams,
             max_failures=max_failures,
         )
+        options = KernelOptions(
+            outputs=outputs,
+            implementation=implementation,
+            batched=batched,
+            precision=precision,
+            param_filter=param_filter,
+            per_layer=per_layer,
+        )
         probe = checked_probe(probe, batched)
-        check_options(outputs, implementation, precision, probe if batched else None)
-        options: dict[str, Any] = {
-            "outputs": outputs,
-            "implementation": implementation,
-            "batched": batched,
-            "precision": precision,
-            "param_filter": param_filter,
-            "per_layer": per_layer,
-        }
+        check_outputs(options.outputs, probe if batched else None)
         labels = checked_labels(labels, probe if batched else None)
         self._measurer = Measurer(labels, training, references)
         self._failures = Failures(prefix, max_failures)

@@ -20,8 +20,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 from jax.sharding import AxisType
@@ -29,6 +28,7 @@ from jax.sharding import AxisType
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.errors import WrongKernelError
 from ntk_train.kernel.certificate import Certificate
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.monitor.certifier import why_wrong
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.failures import DonatedError, Failures, out_of_memory
@@ -95,7 +95,7 @@ class Pipeline:
     Args:
       f: `f(params, x)` or `f(params, x, model_state)`.
       probe: its inputs.
-      options: of `ntk_train.ntk`.
+      options: of the kernel.
       with_logits: whether the measurer needs the outputs.
       check: whether kernels are compared with plain derivatives now and then.
       measurer: makes the numbers.
@@ -110,7 +110,7 @@ class Pipeline:
         self,
         f: ApplyFn,
         probe: PyTree,
-        options: Mapping[str, Any],
+        options: KernelOptions,
         *,
         with_logits: bool,
         check: bool,
@@ -181,8 +181,8 @@ class Pipeline:
                 )
         if self._is_wrong:
             self._replace(params, model_state)
-        less = {} if budget is None else {"memory_budget": budget}
-        self._program = self._traced({**self._options, **less}, params, model_state)
+        options = dataclasses.replace(self._options, memory_budget=budget)
+        self._program = self._traced(options, params, model_state)
         return self._program
 
     @property
@@ -194,7 +194,7 @@ class Pipeline:
         """Says where the program is wrong, and takes plain Jacobians from now on."""
         assert self._wrong is not None
         options, certificate = self._options, self._wrong[1]
-        self._options = {**options, "implementation": "jacobian_contraction"}
+        self._options = dataclasses.replace(options, implementation="jacobian_contraction")
         try:
             text = self._why_wrong(
                 certificate, options=options, params=params, model_state=model_state
@@ -203,9 +203,7 @@ class Pipeline:
         except Exception as error:  # it is wrong all the same
             _log.warning("Where the kernel is wrong could not be found: %s", error)
 
-    def _traced(
-        self, options: Mapping[str, Any], params: PyTree, model_state: PyTree
-    ) -> KernelProgram:
+    def _traced(self, options: KernelOptions, params: PyTree, model_state: PyTree) -> KernelProgram:
         """A program; by Jacobians where f divides what it computes over a mesh with explicit axes.
 
         The factors of such a layer are divided differently from each other, which is an error of
@@ -215,9 +213,9 @@ class Pipeline:
             return self._trace(options, params, model_state)
         except Exception as error:
             explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-            if not explicit or options["implementation"] != "auto":
+            if not explicit or options.implementation != "auto":
                 raise
-            plain = {**options, "implementation": "jacobian_contraction"}
+            plain = dataclasses.replace(options, implementation="jacobian_contraction")
             program = self._trace(plain, params, model_state)
             _log.warning(
                 "The kernel is computed from whole Jacobians: on this mesh with explicit axes its "

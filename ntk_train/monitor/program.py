@@ -12,9 +12,9 @@ waits for it. After `start` the caller may donate the parameters to the next ste
 """
 
 import dataclasses
+import functools
 import math
 import time
-from collections.abc import Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -26,6 +26,7 @@ import numpy as np
 from ntk_train._types import ApplyFn, KernelProblem, PyTree
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.kernel.failed_call import bound
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
@@ -33,6 +34,7 @@ from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
 from ntk_train.monitor.convention import convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
+from ntk_train.program.rounding import product_bits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ class KernelProgram:
     Args:
       f: `f(params, x)`, or `f(params, x, model_state)` where there is a model_state.
       probe: the inputs.
-      options: keyword arguments of `ntk_train.ntk`.
+      options: of the kernel.
       params: parameters to differentiate.
       model_state: what else f needs, or None.
       with_logits: whether the outputs are computed too.
@@ -85,7 +87,7 @@ class KernelProgram:
         self,
         f: ApplyFn,
         probe: PyTree,
-        options: Mapping[str, Any],
+        options: KernelOptions,
         params: PyTree,
         model_state: PyTree,
         *,
@@ -94,7 +96,7 @@ class KernelProgram:
     ) -> None:
         arrays, static, treedef = _split((params, model_state))
         self.signature = signature((params, model_state))
-        self.budget = options.get("memory_budget")
+        self.budget = options.memory_budget
         self._probe = probe
         self._unflatten = lambda arrays: _joined(arrays, static, treedef)
         # What is planned while the kernel is traced, once.
@@ -105,11 +107,11 @@ class KernelProgram:
             found: dict[str, Any] = {}
             if with_logits:
                 found["logits"] = _flat(bound(f, model_state)(params, probe))
-            with precision_of_products(options["precision"]), usual_promotion():
-                resolved, layers = resolve(f, params, probe, model_state=model_state, **options)
+            with precision_of_products(options.precision), usual_promotion():
+                resolved, layers = resolve(f, params, probe, None, options, model_state)
                 parts = resolved.kernels()
             plans.append((_without_arrays(resolved.problem), resolved.implementation))
-            if not options.get("per_layer"):
+            if not options.per_layer:
                 return found | {"kernel": parts[0]}
             return found | {"kernel": sum(parts), "layers": dict(zip(layers, parts, strict=True))}
 
@@ -118,7 +120,7 @@ class KernelProgram:
         warn_of_coupling(problem.coupling)
         self.is_coupled = problem.coupling is not None
         coupling = None
-        if options["batched"] and problem.coupling is None:  # or it has been said
+        if options.batched and problem.coupling is None:  # or it has been said
 
             def coupling_of(arrays: list[jax.Array], probe: PyTree) -> tuple[jax.Array, jax.Array]:
                 params, model_state = self._unflatten(replicated(arrays))
@@ -126,14 +128,15 @@ class KernelProgram:
 
             coupling = jax.jit(coupling_of).lower(arrays, probe)
         params, model_state = self._unflatten(replicated(arrays))
-        outputs = jax.tree.leaves(
-            jax.eval_shape(lambda probe: bound(f, model_state)(params, probe), probe)
-        )
+        with precision_of_products(options.precision):
+            of_probe = functools.partial(bound(f, model_state), params)
+            program, shapes = jax.make_jaxpr(of_probe, return_shape=True)(probe)
+        outputs, of_f = jax.tree.leaves(shapes), product_bits(program.jaxpr)
         self._certifier: Certifier | None = None
         if checked:
             self._certifier = Certifier(f, probe, options, self._unflatten, arrays)
-        self.convention = convention_of(f, problem, name, options, kernel_info, outputs)
-        self.eps = rounding_of(problem, kernel_info, outputs)
+        self.convention = convention_of(f, problem, name, options, kernel_info, outputs, of_f)
+        self.eps = rounding_of(problem, kernel_info, outputs, of_f)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
         self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
         # XLA compiles without Python's lock: training steps go on meanwhile.

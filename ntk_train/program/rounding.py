@@ -1,6 +1,22 @@
-"""How coarsely a function rounds: the unit roundoff of its least precise number or product."""
+"""How coarsely a function rounds: the unit roundoff of its least precise number or product.
 
-from collections.abc import Callable, Iterator
+A name of a precision does not say by itself what a product rounds. `factor_bits` does, for every
+name that JAX has and every kind of device: it is the one place that knows.
+
+| name | CPU | GPU | TPU |
+|---|---|---|---|
+| "default", "bfloat16", "fastest" | float32 | TF32 | bfloat16 |
+| "high", "tensorfloat32", "bfloat16_3x" | float32 | TF32 | bfloat16, in three terms |
+| "highest", "float32" | float32 | float32 | float32 |
+| a `jax.lax.DotAlgorithmPreset`, in a convolution | as "default" | as "default" | as "default" |
+| the same, in any other product | float32, but for "F16_F16_F16" | as it says | as it says |
+
+A preset in several terms ("BF16_BF16_F32_X3") keeps nearly all bits of the factors. But the tensor
+cores of a GPU do not add up as IEEE does: over a long sum of squares, as the diagonal of a kernel
+is, its error was measured to be that of TF32 with three terms, and that of float32 with six.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -9,20 +25,100 @@ from jax import lax
 
 from ntk_train._jax import Equation, inner_programs, shape_of
 
-# Bits of the mantissa that an accelerator keeps of the factors of a product.
-_TF32, _BF16 = 10, 7
+# Bits of the mantissa that are kept of the factors of a product; None for all of float32.
+_TF32, _BF16, _TWO_BF16 = 10, 7, 15
+
+_BY_DEVICE: Mapping[str, Mapping[str, int | None]] = {
+    "DEFAULT": {"cpu": None, "gpu": _TF32, "tpu": _BF16},
+    "HIGH": {"cpu": None, "gpu": _TF32, "tpu": _TWO_BF16},
+    "HIGHEST": {"cpu": None, "gpu": None, "tpu": None},
+    # Presets. What a device does not have raises there, and counts as on the others.
+    "ANY_F8_ANY_F8_F32": {"cpu": 2, "gpu": 2, "tpu": 2},
+    "ANY_F8_ANY_F8_F32_FAST_ACCUM": {"cpu": 2, "gpu": 2, "tpu": 2},
+    "ANY_F8_ANY_F8_ANY": {"cpu": 2, "gpu": 2, "tpu": 2},
+    "ANY_F8_ANY_F8_ANY_FAST_ACCUM": {"cpu": 2, "gpu": 2, "tpu": 2},
+    "F16_F16_F16": {"cpu": 10, "gpu": 10, "tpu": 10},
+    "F16_F16_F32": {"cpu": None, "gpu": 10, "tpu": 10},
+    "BF16_BF16_BF16": {"cpu": None, "gpu": _BF16, "tpu": _BF16},
+    "BF16_BF16_F32": {"cpu": None, "gpu": _BF16, "tpu": _BF16},
+    "BF16_BF16_F32_X3": {"cpu": None, "gpu": _TF32, "tpu": _TWO_BF16},
+    "BF16_BF16_F32_X6": {"cpu": None, "gpu": None, "tpu": None},
+    "BF16_BF16_F32_X9": {"cpu": None, "gpu": _TF32, "tpu": None},  # a GPU took TF32 for it
+    "TF32_TF32_F32": {"cpu": None, "gpu": _TF32, "tpu": _TF32},
+    "TF32_TF32_F32_X3": {"cpu": None, "gpu": _TF32, "tpu": _TF32},
+    "F32_F32_F32": {"cpu": None, "gpu": None, "tpu": None},
+    "F64_F64_F64": {"cpu": None, "gpu": None, "tpu": None},
+}
+_LEVELS = {
+    **dict.fromkeys(("default", "bfloat16", "fastest"), "DEFAULT"),
+    **dict.fromkeys(("high", "tensorfloat32", "bfloat16_3x"), "HIGH"),
+    **dict.fromkeys(("highest", "float32"), "HIGHEST"),
+}
+"""What `jax.lax.Precision` makes of a name."""
+
+NAMES = (
+    *_LEVELS,
+    *(name for name in _BY_DEVICE if name != "DEFAULT" and hasattr(lax.DotAlgorithmPreset, name)),
+)
+"""The names of precisions whose rounding is known."""
 
 
-def unit_roundoff(f: Callable[..., Any], *arguments: Any) -> float:
+def factor_bits(precision: Any, device: str, *, is_convolution: bool = False) -> int | None:
+    """Bits of the mantissa that a product keeps of its factors in float32; None for all of them.
+
+    Args:
+      precision: one of `NAMES`; or as an equation has it, a `jax.lax.Precision`, a preset or
+        another algorithm of products, a pair of these for the two factors, or None.
+      device: "cpu", "gpu" or "tpu", as `jax.default_backend` says it; another counts as a GPU.
+      is_convolution: of which XLA drops a preset.
+    """
+    if isinstance(precision, tuple):
+        bits = [factor_bits(each, device, is_convolution=is_convolution) for each in precision]
+        return min((b for b in bits if b is not None), default=None)
+    name = str(getattr(precision, "name", precision or "DEFAULT"))
+    name = _LEVELS.get(name, name)
+    if name not in ("HIGH", "HIGHEST") and is_convolution:
+        name = "DEFAULT"
+    # What is not known, an algorithm that a function spells out, may take the least.
+    of = _BY_DEVICE.get(name, dict.fromkeys(("cpu", "gpu", "tpu"), _BF16))
+    return of.get(device, of["gpu"])
+
+
+def unit_roundoff(f: Callable[..., Any], *arguments: Any, device: str | None = None) -> float:
     """Of f at arguments or shapes: half of the distance from 1 to the next number.
 
     It counts the types of all floating-point numbers in f, `lax.reduce_precision`, and products
     whose factors the device rounds.
+
+    Args:
+      f: any function.
+      *arguments: its arguments or their shapes.
+      device: as of `factor_bits`; None for the one that JAX takes.
     """
     jaxpr = jax.make_jaxpr(f)(*arguments).jaxpr
     bits = [_bits_of(v.aval) for v in [*jaxpr.invars, *jaxpr.outvars]]
-    bits += [bits for equation in _equations(jaxpr) for bits in _bits(equation)]
+    for equation in _equations(jaxpr):
+        bits += [_bits_of(v.aval) for v in equation.outvars]
+        if equation.primitive is lax.reduce_precision_p:
+            bits.append(equation.params["mantissa_bits"])
+    bits.append(product_bits(jaxpr, device))
     return 2.0 ** -(min((b for b in bits if b is not None), default=52) + 1)
+
+
+def product_bits(jaxpr: Any, device: str | None = None) -> int | None:
+    """The least `factor_bits` of products in float32 in a jaxpr; None where none rounds them."""
+    device = device or jax.default_backend()
+    bits = [
+        factor_bits(
+            equation.params["precision"],
+            device,
+            is_convolution=equation.primitive is lax.conv_general_dilated_p,
+        )
+        for equation in _equations(jaxpr)
+        if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
+        and shape_of(equation.invars[0]).dtype == jnp.float32
+    ]
+    return min((b for b in bits if b is not None), default=None)
 
 
 def _equations(jaxpr: Any) -> Iterator[Equation]:
@@ -32,34 +128,8 @@ def _equations(jaxpr: Any) -> Iterator[Equation]:
             yield from _equations(inner)
 
 
-def _bits(equation: Equation) -> Iterator[int | None]:
-    """Of the mantissas of what an equation computes with."""
-    for v in equation.outvars:
-        yield _bits_of(v.aval)
-    if equation.primitive is lax.reduce_precision_p:
-        yield equation.params["mantissa_bits"]
-    is_product = equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
-    if is_product and shape_of(equation.invars[0]).dtype != jnp.float64:
-        yield _of_factors(equation.params["precision"])
-
-
 def _bits_of(aval: Any) -> int | None:
     dtype = getattr(aval, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jnp.inexact):
         return None
     return jnp.finfo(dtype).nmant
-
-
-def _of_factors(precision: Any) -> int | None:
-    """Of the factors of a product in float32 and below, where the device rounds them."""
-    if isinstance(precision, tuple):
-        bits = [_of_factors(each) for each in precision]
-        return min((b for b in bits if b is not None), default=None)
-    name = str(getattr(precision, "name", precision)).upper()
-    if name in ("HIGHEST", "F32_F32_F32", "F64_F64_F64"):
-        return None
-    if name in ("NONE", "DEFAULT", "HIGH", "FASTEST"):
-        # A CPU rounds no factors; a TPU takes bfloat16, a GPU TF32 where it has it.
-        return {"cpu": None, "tpu": _BF16}.get(jax.default_backend(), _TF32)
-    # A preset. Its split forms (X3, X6) are not kept in convolutions, which take TF32 for them.
-    return _BF16 if name.startswith("BF16") and "_X" not in name else _TF32

@@ -39,7 +39,7 @@ class Convention:
       param_dtype: dtypes of the parameters.
       output_dtype: dtypes of the outputs, in which the Jacobian is computed.
       kernel_dtype: dtype in which the kernel is computed.
-      precision: of the matrix products.
+      precision: of the matrix products, and in brackets what ran where it is not float32.
       implementation: the algorithm, `auto` already resolved.
     """
 

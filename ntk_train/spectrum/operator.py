@@ -27,9 +27,10 @@ from ntk_train._arguments import described, numeric_array, whole_number
 from ntk_train._types import ApplyFn, KernelProblem, ParamFilter, PyTree
 from ntk_train.errors import DtypeError, KernelInputError
 from ntk_train.kernel.narrow import widened
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import (
-    check_options,
+    check_f,
     make_problem,
     on_one_device,
     replicated,
@@ -78,7 +79,8 @@ class KernelOperator:
 
     def __post_init__(self) -> None:
         """Refuses what could not work in any product; arrays are checked there."""
-        check_options(self.f, self.batched, self.param_filter)
+        check_f(self.f)
+        self._options("full")
         if not isinstance(self.outputs, str) or self.outputs not in ("full", "sum"):
             msg = (
                 f"outputs={described(self.outputs)}; a KernelOperator has 'full' and 'sum', and "
@@ -147,6 +149,14 @@ class KernelOperator:
         dtype = jnp.promote_types(real.dtype, jnp.float32)
         return jax.lax.complex(real.astype(dtype), imaginary.astype(dtype))
 
+    def _options(self, outputs: Any) -> KernelOptions:
+        return KernelOptions(
+            outputs=outputs,
+            batched=self.batched,
+            precision=self.precision,
+            param_filter=self.param_filter,
+        )
+
     def _problem(self) -> KernelProblem:
         with precision_of_products(self.precision):
             problem = make_problem(
@@ -154,10 +164,7 @@ class KernelOperator:
                 self.params,
                 self.x,
                 None,
-                outputs=self.outputs if self.chosen is None else self.chosen,
-                batched=self.batched,
-                precision=self.precision,
-                param_filter=self.param_filter,
+                self._options(self.outputs if self.chosen is None else self.chosen),
                 model_state=self.model_state,
                 name="x",
             )

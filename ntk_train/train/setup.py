@@ -11,6 +11,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ntk_train.data import Dataset, Probe, largest_probe, load_dataset, make_probe
+from ntk_train.kernel.options import OPTIONS
 from ntk_train.models import create_model
 from ntk_train.monitor import HookSet, Measurement, hooks_for, linen_fn, split_by_class
 from ntk_train.spectrum import CrossEntropy, Training
@@ -109,18 +110,14 @@ def make_hook(
             labels={name: labels for name, (_, labels) in probes.items() if labels is not None},
             references=kept.references,
             training=_training(config.optimizer),
-            per_layer=config.ntk.per_layer,
             stop_when=_stop_when(config.ntk.stop_above_condition_number),
             writer=writer,
             every_steps=config.ntk.every_steps,
             last_step=config.num_train_steps,
-            outputs=config.ntk.outputs,
-            implementation=config.ntk.implementation,
-            batched=config.ntk.batched,
-            precision=config.ntk.precision,
             max_overhead=config.ntk.max_overhead or None,
             check=config.ntk.check,
             write_hparams=False,  # the loop writes them with its own; writers take them once
+            **{name: config.ntk[name] for name in OPTIONS if name in config.ntk},
         )
     for name in hooks.keys() & kept.histories.keys():
         hooks[name].history = kept.histories[name]

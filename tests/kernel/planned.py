@@ -3,6 +3,7 @@
 import jax
 
 from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.plan import Choices, Plan
 from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.structured import prepare, structured
@@ -28,7 +29,6 @@ def kernel_of(choices: Choices, f, params, x1, x2=None, per_layer=False, **optio
 
 
 def _planned(choices, f, params, x1, x2, per_layer, options):
-    usual = {"outputs": "full", "batched": True, "precision": "highest", "param_filter": None}
-    problem = make_problem(f, params, x1, x2, **(usual | options))
+    problem = make_problem(f, params, x1, x2, KernelOptions(per_layer=per_layer, **options))
     groups = groups_of(problem.paths, per_layer)
     return prepare(problem, list(groups.values()), choices), list(groups)

@@ -9,6 +9,7 @@ import pytest
 
 from ntk_train import KernelInputError, WrongKernelError, certify, ntk
 from ntk_train.kernel.certificate import Check
+from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.ways import Identity
 from tests import oracle
 from tests.bank import BANK
@@ -18,9 +19,9 @@ CASES = {case.name: case for case in BANK}
 MODES = ["full", "trace", "sum", "diagonal", "chosen"]
 
 
-def compiled(f, params, x1, x2=None, **options):
+def compiled(f, params, x1, x2=None, *, seed=0, **options):
     """From a kernel to its certificate; the derivatives of f are computed once."""
-    check = Check(f, params, x1, x2, **options)
+    check = Check(f, params, x1, x2, KernelOptions(**options), seed=seed)
     product = jax.jit(functools.partial(check.product, f), compiler_options=oracle.QUICK)
     products = [product(params, x1, x2, a_pass) for a_pass in check.passes]
     return functools.partial(check.compare, products=products)

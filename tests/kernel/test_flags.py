@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ntk_train import KernelOperator, empirical_ntk_fn, explain, kernel_spectrum, ntk
+from ntk_train.kernel.options import IMPLEMENTATIONS
 from tests import oracle
 
-IMPLEMENTATIONS = ("structured", "jacobian_contraction", "ntk_vector_products")
 KEYS = jax.random.split(jax.random.key(0), 6)
 X = jax.random.normal(KEYS[0], (4, 3))
 V = jax.random.normal(KEYS[1], (4, 3))

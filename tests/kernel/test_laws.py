@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from ntk_train import ntk
+from ntk_train.kernel.options import IMPLEMENTATIONS, KernelOptions
 from ntk_train.kernel.plan import Choices
 from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK, NETWORKS, PRECONDITIONS, PRIMITIVES
 from tests.kernel.planned import kernel_of
 
-IMPLEMENTATIONS = ["jacobian_contraction", "ntk_vector_products", "structured"]
 DTYPES = {"float64": 1e-10, "float32": 2e-6}
 
 over_bank = pytest.mark.parametrize("case", BANK, ids=lambda case: case.name)
@@ -233,8 +233,7 @@ def test_auto_under_vmap_and_grad_with_closed_over_tracers():
     ],
 )
 def test_auto_takes_the_one_with_the_fewest_operations(f, params, x, cheapest):
-    options = {"outputs": "full", "batched": True, "precision": None, "param_filter": None}
-    resolved, _ = resolve(f, params, x, implementation="auto", **options)
+    resolved, _ = resolve(f, params, x, None, KernelOptions(precision=None))
     assert resolved.implementation == cheapest
     operations = {
         name: jax.jit(functools.partial(ntk, f, implementation=name))
