@@ -2,7 +2,8 @@
 
 schedule, overhead   when                     worker     the thread beside the loop
 program              the kernel, compiled     failures   what went wrong
-measure, history     its numbers              summaries  tags, pictures and texts of a writer
+measure, history     its numbers              summaries  scalars, pictures and texts of a writer
+tags                 their names there        dashboard  their charts there
 hook                 one probe                probes     several
 adapters             Flax models as f         switches   JAX's global ones
 """

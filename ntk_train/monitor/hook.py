@@ -405,8 +405,7 @@ class NTKHook:
     def _write(
         self, found: Measurement, convention: Convention, blocked: float, share: float | None
     ) -> None:
-        numbers = found.diagnostics.scalars()
-        self.history.append(found.step, numbers)
+        self.history.append(found.step, found.diagnostics.scalars())
         own = {
             "seconds": found.seconds,
             "kernel_seconds": found.kernel_seconds,
@@ -417,4 +416,4 @@ class NTKHook:
             own["time_share"] = share
         if found.certificate is not None:
             own["deviation"] = found.certificate.deviation
-        self._summaries.write(found, convention, numbers | own, self.history)
+        self._summaries.write(found, convention, own, self.history)

@@ -68,12 +68,7 @@ class Measurement:
     @property
     def layers(self) -> dict[str, dict[str, float]]:
         """The numbers of each layer by its name; empty without `per_layer`."""
-        layers: dict[str, dict[str, float]] = {}
-        for name, value in self.diagnostics.values.items():
-            if name.startswith("layer/"):
-                layer, _, what = name.removeprefix("layer/").rpartition("/")
-                layers.setdefault(layer, {})[what] = value
-        return layers
+        return {name: numbers.scalars() for name, numbers in self.diagnostics.layers.items()}
 
 
 class Measurer:

@@ -25,6 +25,7 @@ from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.hook import NTKHook
 from ntk_train.monitor.measure import Measurement, Rate
 from ntk_train.monitor.switches import refuse_traced
+from ntk_train.monitor.tags import LAYERS, prefix_of
 from ntk_train.spectrum import ReferenceKernels
 
 _log = logging.getLogger(__name__)
@@ -206,7 +207,9 @@ def hooks_for(
     hooks: dict[str, NTKHook] = {}
     for name, probe in probes.items():
         own = (
-            {"prefix": f"{prefix}_{name}", "write_hparams": False} if hooks else {"prefix": prefix}
+            {"prefix": prefix_of(prefix, name), "write_hparams": False}
+            if hooks
+            else {"prefix": prefix}
         )
         hooks[name] = NTKHook(
             f,
@@ -224,7 +227,7 @@ def _check_names(names: list[str]) -> None:
     Raises:
       KernelInputError: a probe is called "layers", or as another one's layers.
     """
-    taken = {"layers"} | {f"{name}_layers" for name in names[1:]}
+    taken = {LAYERS} | {prefix_of(name, LAYERS) for name in names[1:]}
     clash = sorted(taken.intersection(names))
     if clash:
         msg = f"probes has {clash}, the group of the numbers by layer. Take another name."

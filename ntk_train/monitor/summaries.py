@@ -1,10 +1,6 @@
 """A measurement as what a metric writer takes: scalars, a histogram, pictures and texts by tag.
 
-    lambda_max                      ->  ntk/lambda_max
-    layer/Dense_0/trace_share       ->  ntk_layers/Dense_0/trace_share
-
-TensorBoard makes a group of what stands before the first slash. What fails to be written is counted
-and takes nothing else along.
+What fails to be written is counted and takes nothing else along.
 
 Pictures take a hundred times as long as the numbers, and TensorBoard shows ten of a run. So they
 are drawn of the first, second, third, fifth, ninth, ... measurement, and at the end of the last.
@@ -22,6 +18,7 @@ from ntk_train.monitor.dashboard import write_layout
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
 from ntk_train.monitor.measure import Measurement
+from ntk_train.monitor.tags import tag_of, tagged
 from ntk_train.monitor.worker import Worker
 from ntk_train.spectrum import Convention
 
@@ -29,13 +26,6 @@ _log = logging.getLogger(__name__)
 
 # After a measurement that took too long; most writers need less than one.
 _SECONDS_TO_FLUSH = 10.0
-
-
-def tag_of(name: str, prefix: str = "ntk") -> str:
-    """The tag of a number: those of layers are a group of their own."""
-    if name.startswith("layer/"):
-        return f"{prefix}_layers/{name.removeprefix('layer/')}"
-    return f"{prefix}/{name}"
 
 
 def _pictures_of(*args: Any) -> Mapping[str, np.ndarray]:
@@ -83,7 +73,7 @@ class Summaries:
         self,
         found: Measurement,
         convention: Convention,
-        scalars: Mapping[str, float],
+        own: Mapping[str, float],
         history: History,
     ) -> None:
         """Writes a measurement.
@@ -91,7 +81,7 @@ class Summaries:
         Args:
           found: the measurement.
           convention: of its numbers; written when it is new.
-          scalars: of the measurement and of the hook itself.
+          own: numbers of the hook itself.
           history: with this measurement in it.
         """
         if self._writer is None:
@@ -99,10 +89,15 @@ class Summaries:
         if self._measured == 0:
             self._begin()
         step, spectrum = found.step, found.spectrum
-        self._attempt("write_scalars", step, lambda: scalars)
+        self._attempt(
+            "write_scalars",
+            step,
+            lambda: tagged(self._prefix, found.diagnostics) | self._tags(own),
+        )
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
         if signal.size:
-            self._attempt("write_histograms", step, lambda: {"log10_eigenvalues": np.log10(signal)})
+            logs = {"log10_eigenvalues": np.log10(signal)}
+            self._attempt("write_histograms", step, lambda: self._tags(logs))
         self._undrawn, self._history = found, history
         if self._measured & (self._measured - 1) == 0:  # 0 and the powers of two
             self._draw()
@@ -118,12 +113,12 @@ class Summaries:
     def scalar(self, step: int, name: str, value: float) -> None:
         """Writes one number."""
         if self._writer is not None:
-            self._attempt("write_scalars", step, lambda: {name: value})
+            self._attempt("write_scalars", step, lambda: self._tags({name: value}))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes a text."""
         if self._writer is not None:
-            self._attempt("write_texts", step, lambda: {name: text})
+            self._attempt("write_texts", step, lambda: self._tags({name: text}))
 
     def finish(self) -> None:
         """Draws the last measurement, if it is not yet, and flushes the writer."""
@@ -157,7 +152,7 @@ class Summaries:
             self._attempt(
                 "write_images",
                 found.step,
-                lambda: _pictures_of(found, found.labels, list(self._history)),
+                lambda: self._tags(_pictures_of(found, found.labels, list(self._history))),
             )
 
     def _begin(self) -> None:
@@ -166,14 +161,14 @@ class Summaries:
             self._try("write_summaries", lambda: write_layout(self._writer, self._prefix))
 
     def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
-        """Writes what a function makes, which may fail too."""
+        """Writes what a function makes by tag, which may fail too."""
         if not hasattr(self._writer, kind):
             return
 
         def write() -> None:
-            tagged = self._tags(values())
+            made = values()
             if self._open:  # still, as pictures take a while
-                getattr(self._writer, kind)(step, tagged)
+                getattr(self._writer, kind)(step, made)
 
         self._try(kind, write)
 
@@ -185,4 +180,4 @@ class Summaries:
             self._failures.of_writing(kind, error)
 
     def _tags(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {tag_of(name, self._prefix): value for name, value in values.items()}
+        return {tag_of(self._prefix, name): value for name, value in values.items()}
