@@ -15,7 +15,7 @@ import numpy as np
 from ntk_train.errors import ConventionError
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.monitor.blas import one_blas_thread
-from ntk_train.monitor.program import FetchedKernel, KernelProgram
+from ntk_train.monitor.program import FetchedKernel
 from ntk_train.spectrum import (
     Convention,
     Diagnostics,
@@ -28,10 +28,6 @@ from ntk_train.spectrum import (
 from ntk_train.spectrum.alignment import as_targets
 
 _log = logging.getLogger(__name__)
-
-# Outputs of an example computed alone and in the batch differ by rounding only, if examples are
-# independent; TF32 products differ by about 1e-3, BatchNorm in train mode by about 1.
-_COUPLING_TOLERANCE = 0.02
 
 Rate: TypeAlias = float | int | np.generic | np.ndarray | jax.Array | Callable[[int], Any]
 """A learning rate, or a schedule: a function from the number of updates to it."""
@@ -94,23 +90,19 @@ class Measurer:
         self._told: set[str] = set()
         self.references = references
 
-    def __call__(
-        self, step: int, program: KernelProgram, fetched: FetchedKernel, rate: Rate | None
-    ) -> Measurement:
+    def __call__(self, step: int, fetched: FetchedKernel, rate: Rate | None) -> Measurement:
         """The numbers of a kernel, which becomes the previous one.
 
         Args:
           step: of the kernel.
-          program: that computed it.
-          fetched: what it computed.
+          fetched: it, and what was computed beside it.
           rate: the learning rate at this step, or None for that of `training`.
 
         Raises:
           NonFiniteKernelError: the kernel has NaN or infinite entries.
         """
         start = time.perf_counter()
-        _warn_of_coupling(fetched.coupling)
-        references = self._comparable(step, fetched.kernel, program.convention)
+        references = self._comparable(step, fetched.kernel, fetched.convention)
         lost: list[str] = []
 
         def lose(argument: str, error: Exception) -> None:
@@ -121,8 +113,8 @@ class Measurer:
         with one_blas_thread() as waited:
             found = diagnose(
                 fetched.kernel,
-                program.convention,
-                eps=program.eps,
+                fetched.convention,
+                eps=fetched.eps,
                 labels=self._labels,
                 logits=fetched.logits,
                 training=training,
@@ -136,9 +128,9 @@ class Measurer:
         if found.spectrum.lambda_max == 0:
             _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
         if references is None:
-            self.references = ReferenceKernels.start(fetched.kernel, step, program.convention)
+            self.references = ReferenceKernels.start(fetched.kernel, step, fetched.convention)
         else:
-            self.references = references.advance(fetched.kernel, step, program.convention)
+            self.references = references.advance(fetched.kernel, step, fetched.convention)
         seconds = fetched.seconds + time.perf_counter() - start - waited
         labels = None if "labels" in lost else self._labels
         return Measurement(
@@ -209,19 +201,3 @@ def _compare(references: ReferenceKernels, kernel: np.ndarray, convention: Conve
     except ConventionError:
         return False
     return references.initial.shape == kernel.shape
-
-
-def is_coupled(coupling: float | None) -> bool:
-    """Whether outputs change by more than rounding when their example is alone."""
-    return coupling is not None and coupling > _COUPLING_TOLERANCE
-
-
-def _warn_of_coupling(coupling: float | None) -> None:
-    if is_coupled(coupling):
-        _log.warning(
-            "The outputs of a probe input change by %.2g relative to the largest when it is "
-            "computed alone: examples interact (BatchNorm in train mode?), or draw other random "
-            "numbers in another batch (dropout in train mode?), but batched=True takes them one "
-            "by one. Switch f to eval mode, or give the hook batched=False.",
-            coupling,
-        )

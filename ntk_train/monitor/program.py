@@ -31,8 +31,12 @@ from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
-from ntk_train.monitor.convention import convention_of, rounding_of
+from ntk_train.monitor.convention import Convention, convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
+
+# Outputs of an example computed alone and in the batch differ by rounding only, if examples are
+# independent; TF32 products differ by about 1e-3, BatchNorm in train mode by about 1.
+_COUPLING_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,6 +47,8 @@ class FetchedKernel:
       kernel: [N, N] or [N, O, N, O].
       layers: its parts by layer, which add up to it; None where they were not asked for.
       logits: [N, O], the outputs at the same parameters; None where they were not asked for.
+      convention: the choices behind its numbers.
+      eps: relative rounding error of an entry of the kernel, for the noise floor.
       certificate: of the kernel, where it was asked for and could be computed; else None.
       coupling: by how much an output changes, relative to the largest, when its example is alone;
         None where examples are said or known to be coupled, where all outputs are zero, and once
@@ -54,8 +60,15 @@ class FetchedKernel:
     layers: dict[str, np.ndarray] | None
     logits: np.ndarray | None
     coupling: float | None
+    convention: Convention
+    eps: float
     certificate: Certificate | None
     seconds: float
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether outputs change by more than rounding when their example is alone."""
+        return self.coupling is not None and self.coupling > _COUPLING_TOLERANCE
 
 
 class KernelProgram:
@@ -65,7 +78,7 @@ class KernelProgram:
       signature: of what it was made for, see `signature`.
       budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
-      eps: relative rounding error of an entry of the kernel, for the noise floor.
+      eps: as of `FetchedKernel`.
       is_coupled: whether examples are known to interact although they are taken one by one.
 
     Args:
@@ -258,6 +271,8 @@ class PendingKernel:
             layers=found.get("layers"),
             logits=found.get("logits"),
             coupling=self.program._relative(coupling),
+            convention=self.program.convention,
+            eps=self.program.eps,
             certificate=certificate,
             seconds=seconds,
         )

@@ -72,15 +72,13 @@ class Summaries:
     def write(
         self,
         found: Measurement,
-        convention: Convention,
         own: Mapping[str, float],
         history: History,
     ) -> None:
-        """Writes a measurement.
+        """Writes a measurement, and its convention where that is new.
 
         Args:
           found: the measurement.
-          convention: of its numbers; written when it is new.
           own: numbers of the hook itself.
           history: with this measurement in it.
         """
@@ -102,7 +100,8 @@ class Summaries:
         if self._measured & (self._measured - 1) == 0:  # 0 and the powers of two
             self._draw()
         self._measured += 1
-        if convention != self._announced:
+        convention = found.diagnostics.convention
+        if convention is not None and convention != self._announced:
             self.text(step, "convention", convention.describe())
             if self._hparams and self._announced is None:
                 hparams = convention.hparams(self._prefix)

@@ -123,7 +123,7 @@ def make_hook(
             write_hparams=False,  # the loop writes them with its own; writers take them once
         )
     for name in hooks.keys() & kept.histories.keys():
-        hooks[name].history = kept.histories[name]
+        hooks[name].history.go_on_from(kept.histories[name])
     return hooks
 
 

@@ -69,10 +69,11 @@ def test_no_hook_of_several_logs_a_share_of_its_first_measurement():
     writer = Recorder()
 
     def last(found):
-        return hooks["b"].wait() and False  # a ends after b
+        a_ends_after_b = len(found.kernel) == len(PROBE)
+        return a_ends_after_b and hooks["b"].wait() and False
 
-    hooks = hooks_for(f, {"a": PROBE, "b": PROBE[:4]}, every_steps=1, writer=writer)
-    hooks["a"]._stop_when = last
+    probes = {"a": PROBE, "b": PROBE[:4]}
+    hooks = hooks_for(f, probes, every_steps=1, writer=writer, stop_when=last)
     for step in range(2):
         hooks(step, params=PARAMS)
         hooks.wait()

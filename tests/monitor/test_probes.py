@@ -9,6 +9,7 @@ import pytest
 
 from ntk_train import KernelInputError, NTKHook, ntk
 from ntk_train.monitor import HookSet, hooks_for, split_by_class
+from ntk_train.monitor.pipeline import Pipeline
 from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
 
 OTHER = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
@@ -123,13 +124,13 @@ def test_the_time_to_wait_and_to_close_is_that_of_all_together(monkeypatch):
 
     hooks, given = hooks_for(f, {"a": PROBE, "b": OTHER, "c": PROBE}, every_steps=1), []
     for method in ("wait", "close"):
-        monkeypatch.setattr(NTKHook, method, slow)
+        monkeypatch.setattr(Pipeline, method, slow)
         getattr(hooks, method)(0.5)
         first, second, third = given[-3:]
         assert 0.4 < first <= 0.5
         assert second <= 0.2
         assert third == 0
-    monkeypatch.setattr(NTKHook, "wait", lambda self, timeout: timeout is None)
+    monkeypatch.setattr(Pipeline, "wait", lambda self, timeout: timeout is None)
     assert hooks.wait()
 
 
