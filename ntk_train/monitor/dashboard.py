@@ -11,7 +11,7 @@ import importlib.util
 from typing import Any
 
 from ntk_train.monitor.tags import pattern
-from ntk_train.monitor.writers import TagWriter
+from ntk_train.monitor.writers import TagWriter, method_of
 from ntk_train.spectrum.quantities import CATALOGUE, Quantity
 
 _TRAINING = (("Loss", ".*loss"), ("Accuracy", ".*accuracy"))
@@ -50,7 +50,7 @@ def layout(prefix: str = "ntk") -> Any:
     )
 
 
-def write_layout(writer: Any, prefix: str = "ntk") -> bool:
+def write_layout(writer: object, prefix: str = "ntk") -> bool:
     """Writes the layout once, for "Custom Scalars".
 
     Args:
@@ -61,14 +61,13 @@ def write_layout(writer: Any, prefix: str = "ntk") -> bool:
       Whether it was written: False without the package tensorboard, and for a writer that takes
       no summaries.
     """
-    write = getattr(writer, "write_summaries", None)
     if importlib.util.find_spec("tensorboard") is None:
         return False
-    if write is None and isinstance(writer, TagWriter):
-        writer.write_charts(_as_lists(layout(prefix)))
-        return True
+    write = method_of(writer, "write_summaries")
     if write is None:
-        return False
+        if isinstance(writer, TagWriter):
+            writer.write_charts(_as_lists(layout(prefix)))
+        return isinstance(writer, TagWriter)
     import numpy as np
     from tensorboard.plugins.custom_scalar import metadata
 

@@ -248,7 +248,7 @@ class NTKHook(Hook):
         training: Training | None = None,
         per_layer: bool | Callable[[str], str] = False,
         stop_when: Callable[[Measurement], bool | str] | None = None,
-        writer: Any = None,
+        writer: object = None,
         every_steps: int | None = None,
         on_steps: Collection[int] = (),
         every_secs: float | None = None,

@@ -20,6 +20,7 @@ from ntk_train.monitor.history import History
 from ntk_train.monitor.measure import Measurement
 from ntk_train.monitor.tags import tag_of, tagged
 from ntk_train.monitor.worker import Worker
+from ntk_train.monitor.writers import Kind, MetricWriter, method_of
 from ntk_train.spectrum import Convention
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Summaries:
 
     def __init__(
         self,
-        writer: Any,
+        writer: MetricWriter | None,
         prefix: str,
         *,
         pictures: bool,
@@ -82,20 +83,15 @@ class Summaries:
           own: numbers of the hook itself.
           history: with this measurement in it.
         """
-        if self._writer is None:
-            return
-        if self._measured == 0:
-            self._begin()
+        if self._measured == 0 and self._hparams and self._open:
+            self._survive("write_summaries", lambda: write_layout(self._writer, self._prefix))
         step, spectrum = found.step, found.spectrum
-        self._attempt(
-            "write_scalars",
-            step,
-            lambda: tagged(self._prefix, found.diagnostics) | self._tags(own),
-        )
+        numbers = tagged(self._prefix, found.diagnostics) | self._tags(own)
+        self._attempt("write_scalars", lambda write: write(step, numbers))
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
         if signal.size:
-            logs = {"log10_eigenvalues": np.log10(signal)}
-            self._attempt("write_histograms", step, lambda: self._tags(logs))
+            logs = self._tags({"log10_eigenvalues": np.log10(signal)})
+            self._attempt("write_histograms", lambda write: write(step, logs))
         self._undrawn, self._history = found, history
         if self._measured & (self._measured - 1) == 0:  # 0 and the powers of two
             self._draw()
@@ -105,25 +101,21 @@ class Summaries:
             self.text(step, "convention", convention.describe())
             if self._hparams and self._announced is None:
                 hparams = convention.hparams(self._prefix)
-                if hasattr(self._writer, "write_hparams"):
-                    self._try("write_hparams", lambda: self._writer.write_hparams(hparams))
+                self._attempt("write_hparams", lambda write: write(hparams))
             self._announced = convention
 
     def scalar(self, step: int, name: str, value: float) -> None:
         """Writes one number."""
-        if self._writer is not None:
-            self._attempt("write_scalars", step, lambda: self._tags({name: value}))
+        self._attempt("write_scalars", lambda write: write(step, self._tags({name: value})))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes a text."""
-        if self._writer is not None:
-            self._attempt("write_texts", step, lambda: self._tags({name: text}))
+        self._attempt("write_texts", lambda write: write(step, self._tags({name: text})))
 
     def finish(self) -> None:
         """Draws the last measurement, if it is not yet, and flushes the writer."""
-        if self._writer is not None:
-            self._draw()
-            self._flush()
+        self._draw()
+        self._flush()
 
     def abandon(self) -> None:
         """Flushes the writer, and drops what a late measurement would still write."""
@@ -139,42 +131,32 @@ class Summaries:
         """Writes again, as of a measurement that was begun after all."""
         self._open = True
 
-    def _flush(self) -> None:
-        try:
-            getattr(self._writer, "flush", lambda: None)()
-        except Exception as error:  # the writer is not ours, and training must go on
-            self._failures.of_writing("flush", error)
-
     def _draw(self) -> None:
         found, self._undrawn = self._undrawn, None
-        if found is not None and self._pictures:
-            self._attempt(
-                "write_images",
-                found.step,
-                lambda: self._tags(_pictures_of(found, found.labels, list(self._history))),
-            )
-
-    def _begin(self) -> None:
-        """Writes what concerns the run as a whole."""
-        if self._hparams:
-            self._try("write_summaries", lambda: write_layout(self._writer, self._prefix))
-
-    def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
-        """Writes what a function makes by tag, which may fail too."""
-        if not hasattr(self._writer, kind):
+        if found is None or not self._pictures:
             return
 
-        def write() -> None:
-            made = values()
+        def write_pictures(write: Callable[..., None]) -> None:
+            drawn = self._tags(_pictures_of(found, found.labels, list(self._history)))
             if self._open:  # still, as pictures take a while
-                getattr(self._writer, kind)(step, made)
+                write(found.step, drawn)
 
-        self._try(kind, write)
+        self._attempt("write_images", write_pictures)
 
-    def _try(self, kind: str, write: Callable[[], Any]) -> None:
+    def _flush(self) -> None:
+        flush = method_of(self._writer, "flush")
+        if flush is not None:
+            self._survive("flush", flush)
+
+    def _attempt(self, kind: Kind, use: Callable[[Callable[..., None]], None]) -> None:
+        """Calls a function with a method of the writer, if it has it and may still write."""
+        method = method_of(self._writer, kind)
+        if method is not None and self._open:
+            self._survive(kind, lambda: use(method))
+
+    def _survive(self, kind: Kind, job: Callable[[], object]) -> None:
         try:
-            if self._open:
-                write()
+            job()
         except Exception as error:  # the writer is not ours, and training must go on
             self._failures.of_writing(kind, error)
 
