@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from ntk_train.report.curves import _CHARTS
+from ntk_train.report.curves import _CHARTS, kernel_charts
+from ntk_train.report.read import Kernel, Series
 from ntk_train.spectrum.layers import LayerDiagnostics
 from ntk_train.spectrum.quantities import CATALOGUE, Quantity, quantity
 from tests import diagnostics_page
@@ -36,8 +38,15 @@ def test_entries_say_all_that_is_printed_of_them():
         quantity("lambda_med")
 
 
-def test_charts_of_the_report_are_those_of_the_catalogue():
-    assert {entry.chart for entry in CATALOGUE if entry.chart} == set(_CHARTS)
+def test_each_chart_of_the_report_has_numbers_and_may_be_added_by_an_entry_alone():
+    series = Series(np.arange(2), np.ones(2))
+    numbers = {entry.name: series for entry in CATALOGUE}
+    kernel = Kernel("ntk", numbers, {"a": numbers}, {}, {}, {})
+    charts = kernel_charts(kernel)
+    titles = [chart.title for chart in charts]
+    assert titles[: len(_CHARTS)] == list(_CHARTS)
+    assert sorted(titles) == sorted({entry.chart for entry in CATALOGUE if entry.chart})
+    assert all(chart.lines for chart in charts)
 
 
 def test_the_tables_of_the_page_are_made_of_it():
