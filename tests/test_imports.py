@@ -73,7 +73,17 @@ def test_imports_go_down(path):
 
 # The stages of the hook: a kernel is computed, its numbers taken, written, and all of that called.
 # Each knows the records of those before it, and none calls what comes after it.
-FLOW = ["schedule", "program", "kernels", "measure", "summaries", "pipeline", "hook", "probes"]
+FLOW = [
+    "schedule",
+    "overhead",
+    "program",
+    "kernels",
+    "measure",
+    "summaries",
+    "pipeline",
+    "hook",
+    "probes",
+]
 
 
 @pytest.mark.parametrize("stage", FLOW)

@@ -31,7 +31,7 @@ from ntk_train.monitor.history import History
 from ntk_train.monitor.kernels import Kernels
 from ntk_train.monitor.measure import Measurement, Measurer, Rate
 from ntk_train.monitor.overhead import Overhead
-from ntk_train.monitor.pipeline import Asked, Pipeline
+from ntk_train.monitor.pipeline import Pipeline, Request
 from ntk_train.monitor.schedule import Schedule
 from ntk_train.monitor.summaries import Summaries
 from ntk_train.monitor.switches import TracedError, refuse_traced, tracing
@@ -118,15 +118,16 @@ class Hook:
         try:
             refuse_traced(step, t, params, model_state, learning_rate)
             number = int(step)  # a counter on the device may be donated to the next step
-            due = self.schedule.due(number, t)
+            t = time.time() if t is None else t
+            due = self.schedule.due(number, t, self.overhead.rests_until)
         except Exception as error:  # a diagnostic never ends a training run
-            pipelines[0].lose(step, error)
+            pipelines[0].count_failure(step, error)
             return False
-        asked = Asked(number, learning_rate, self.overhead)
+        request = Request(number, t, learning_rate, self.overhead)
         # Open until the last has begun, so that the schedule rests for the time of all together.
         several = due and len(pipelines) > 1
-        with self.overhead.together() if several else contextlib.nullcontext():
-            begun = [each.follow(asked, due, params, model_state) for each in pipelines]
+        with self.overhead.together(t) if several else contextlib.nullcontext():
+            begun = [each.at_step(request, due, params, model_state) for each in pipelines]
         return any(begun)
 
     def wait(self, timeout: float | int | None = None) -> bool:
@@ -311,7 +312,7 @@ class NTKHook(Hook):
             failures=failures,
         )
         self.pipeline = Pipeline(kernels, measurer, summaries, failures, stop_when)
-        super().__init__({prefix: self.pipeline}, schedule, Overhead(schedule, max_overhead))
+        super().__init__({prefix: self.pipeline}, schedule, Overhead(max_overhead))
 
     @property
     def stop_reason(self) -> str:

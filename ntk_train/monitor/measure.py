@@ -103,13 +103,13 @@ class Measurer:
         """
         start = time.perf_counter()
         references = self._comparable(step, fetched.kernel, fetched.convention)
-        lost: list[str] = []
+        left_out: list[str] = []
 
-        def lose(argument: str, error: Exception) -> None:
-            lost.append(argument)
-            self._lose(step, argument, error)
+        def leave_out(argument: str, error: Exception) -> None:
+            left_out.append(argument)
+            self._leave_out(step, argument, error)
 
-        training = self._training_at(step, rate, lose)
+        training = self._training_at(step, rate, leave_out)
         with one_blas_thread() as waited:
             found = diagnose(
                 fetched.kernel,
@@ -122,7 +122,7 @@ class Measurer:
                 # A kernel of zeros has no direction that could have changed.
                 references=references if np.any(fetched.kernel) else None,
                 step=step,
-                lost=lose,
+                lost=leave_out,
             )
         self._tell_of_rates(found)
         if found.spectrum.lambda_max == 0:
@@ -132,7 +132,7 @@ class Measurer:
         else:
             self.references = references.advance(fetched.kernel, step, fetched.convention)
         seconds = fetched.seconds + time.perf_counter() - start - waited
-        labels = None if "labels" in lost else self._labels
+        labels = None if "labels" in left_out else self._labels
         return Measurement(
             step, fetched.kernel, found, seconds, fetched.seconds, labels, fetched.certificate
         )
@@ -169,7 +169,7 @@ class Measurer:
             _log.info("No critical learning rate: it follows from outputs='full' alone.")
             self._told.add("training")
 
-    def _lose(self, step: int, argument: str, error: Exception) -> None:
+    def _leave_out(self, step: int, argument: str, error: Exception) -> None:
         if argument not in self._told:
             self._told.add(argument)
             _log.warning(
@@ -182,14 +182,14 @@ class Measurer:
             )
 
     def _training_at(
-        self, step: int, rate: Rate | None, lose: Callable[[str, Exception], None]
+        self, step: int, rate: Rate | None, leave_out: Callable[[str, Exception], None]
     ) -> Training | None:
         if self._training is None or rate is None:
             return self._training
         try:
             number = float(np.asarray(rate(step) if callable(rate) else rate))
         except Exception as error:  # a schedule is not ours, and the spectrum needs no rate
-            lose("learning_rate", error)
+            leave_out("learning_rate", error)
             return dataclasses.replace(self._training, learning_rate=None)
         return dataclasses.replace(self._training, learning_rate=number)
 

@@ -40,16 +40,18 @@ _log = logging.getLogger(__name__)
 _SECONDS_TO_WRITE = 60.0
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """A measurement that is asked for; its parameters are apart, as they are let go of earlier.
 
     Attributes:
       step: of the loop.
+      t: the time, by the loop's clock.
       rate: the learning rate, or None.
       overhead: the account that its time goes to.
     """
 
     step: int
+    t: float
     rate: Rate | None
     overhead: Overhead
 
@@ -87,7 +89,7 @@ class Pipeline:
         self._measured = threading.Event()  # what is under way, though perhaps not written yet
         self._measured.set()
         self._step: int | None = None  # of what is under way, or was last
-        self._again: tuple[Asked, tuple[PyTree, PyTree]] | None = None  # with its arguments
+        self._again: tuple[Request, tuple[PyTree, PyTree]] | None = None  # with its arguments
         self._latest: Measurement | None = None
         self._stop_reason = ""
 
@@ -119,7 +121,7 @@ class Pipeline:
         return self._worker.idle and self._again is None
 
     def prepare(self, params: PyTree, model_state: PyTree) -> Convention:
-        """Traces the kernel and starts to compile it; raises what `follow` would survive.
+        """Traces the kernel and starts to compile it; raises what `at_step` would survive.
 
         Raises:
           KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs.
@@ -128,7 +130,7 @@ class Pipeline:
         self._measurer.check(convention)
         return convention
 
-    def follow(self, asked: Asked, due: bool, params: PyTree, model_state: PyTree) -> bool:
+    def at_step(self, request: Request, due: bool, params: PyTree, model_state: PyTree) -> bool:
         """What there is to do at a step of the loop; whether a measurement was begun.
 
         It compiles what will be needed, tries again what failed, and measures where that is due.
@@ -142,12 +144,12 @@ class Pipeline:
             self._try_again()
             if not self._kernels.ready:  # it compiles beside the first steps
                 self._kernels.prepare(params, model_state)
-            return due and self._begin(asked, params, model_state)
+            return due and self._begin(request, params, model_state)
         except Exception as error:  # a diagnostic never ends a training run
-            self.lose(asked.step, error)
+            self.count_failure(request.step, error)
             return False
 
-    def lose(self, step: Any, error: Exception) -> None:
+    def count_failure(self, step: Any, error: Exception) -> None:
         """Counts a failure in the loop's thread, and writes it after what is under way."""
         self.failures.of_measurement(step, error)
         if isinstance(step, (int, np.integer)):
@@ -184,7 +186,7 @@ class Pipeline:
         self._summaries.abandon()
 
     @usual_switches()
-    def _begin(self, asked: Asked, params: PyTree, model_state: PyTree) -> bool:
+    def _begin(self, request: Request, params: PyTree, model_state: PyTree) -> bool:
         """Starts a measurement, after the one under way; what it was given may be donated then.
 
         Returns:
@@ -197,48 +199,48 @@ class Pipeline:
         start = time.perf_counter()
         if not self.wait():
             late = f"step {self._step} has not been written within {_SECONDS_TO_WRITE:g} s"
-            self.failures.of_measurement(asked.step, TimeoutError(late))
+            self.failures.of_measurement(request.step, TimeoutError(late))
             return False
-        pending = self._kernels.start(asked.step, params, model_state)
-        if isinstance(asked.rate, jax.Array):  # it may be donated to the next step
-            asked = asked._replace(rate=jax.device_put(asked.rate, may_alias=False))
+        pending = self._kernels.start(request.step, params, model_state)
+        if isinstance(request.rate, jax.Array):  # it may be donated to the next step
+            request = request._replace(rate=jax.device_put(request.rate, may_alias=False))
         self._summaries.reopen()
-        asked.overhead.begin()
+        request.overhead.begin(request.t)
         blocked = time.perf_counter() - start
-        self._step = asked.step
+        self._step = request.step
         self._measured.clear()
         try:
-            self._worker.start(functools.partial(self._finish, asked, pending, blocked))
+            self._worker.start(functools.partial(self._finish, request, pending, blocked))
         except RuntimeError as error:  # the system has no thread left
             self._measured.set()
-            self._conclude(asked, None, error, blocked=blocked, seconds=blocked)
+            self._conclude(request, None, error, blocked=blocked, seconds=blocked)
             return False
         return True
 
-    def _finish(self, asked: Asked, pending: PendingKernel, blocked: float) -> None:
+    def _finish(self, request: Request, pending: PendingKernel, blocked: float) -> None:
         """On the worker: fetches a kernel, and makes and writes its numbers."""
         found: Measurement | None = None
         failure: Exception | None = None
         try:
             fetched = self._kernels.fetch(pending)
-            found = self._measurer(asked.step, fetched, asked.rate)
+            found = self._measurer(request.step, fetched, request.rate)
         except Exception as error:
-            failure = self._to_try_again(asked, pending, error)
+            failure = self._to_try_again(request, pending, error)
         finally:
             self._measured.set()
         seconds = pending.seconds if found is None else found.seconds
-        self._conclude(asked, found, failure, blocked=blocked, seconds=seconds)
+        self._conclude(request, found, failure, blocked=blocked, seconds=seconds)
 
     def _to_try_again(
-        self, asked: Asked, pending: PendingKernel, error: Exception
+        self, request: Request, pending: PendingKernel, error: Exception
     ) -> Exception | None:
         """Keeps what another try may help; what is left to be counted as a failure."""
         wrong = isinstance(error, WrongKernelError)
-        if not wrong and not self._kernels.takes_less(asked.step, pending.program, error):
+        if not wrong and not self._kernels.takes_less(request.step, pending.program, error):
             return error
         arguments = pending.arguments()
         if arguments is not None:
-            self._again = asked, arguments
+            self._again = request, arguments
         if wrong:
             return error
         return DonatedError() if arguments is None else None  # memory has been counted
@@ -247,18 +249,18 @@ class Pipeline:
         again, self._again = self._again, None
         if again is None:
             return
-        asked, arguments = again
+        request, arguments = again
         if donated(arguments):  # since it was found to be worth a try
-            self.lose(asked.step, DonatedError())
+            self.count_failure(request.step, DonatedError())
             return
         try:
-            self._begin(asked, *arguments)
+            self._begin(request, *arguments)
         except Exception as error:  # a diagnostic never ends a training run
-            self.lose(asked.step, error)
+            self.count_failure(request.step, error)
 
     def _conclude(
         self,
-        asked: Asked,
+        request: Request,
         found: Measurement | None,
         failure: Exception | None,
         *,
@@ -268,7 +270,7 @@ class Pipeline:
         """Keeps and writes what came of a measurement.
 
         Args:
-          asked: the measurement.
+          request: the measurement.
           found: None where it failed.
           failure: why; None where it did not, or where it is to be tried again.
           blocked: seconds for which the loop was held up.
@@ -281,15 +283,15 @@ class Pipeline:
                 first, self._latest = self._latest is None, found
                 self._consider(found)
                 # The first is all there is: the share would be that of other probes.
-                share = None if first else asked.overhead.share(found.seconds)
+                share = None if first else request.overhead.share(found.seconds)
                 self._write(found, blocked, share)
             elif failure is not None:
-                self.failures.of_measurement(asked.step, failure)
-                self._summaries.scalar(asked.step, "failures", float(self.failures.count))
+                self.failures.of_measurement(request.step, failure)
+                self._summaries.scalar(request.step, "failures", float(self.failures.count))
         except Exception as error:
             self.failures.of_writing("The summary", error)
         finally:
-            asked.overhead.end(seconds + time.perf_counter() - start)
+            request.overhead.end(seconds + time.perf_counter() - start)
 
     def _consider(self, found: Measurement) -> None:
         """Asks whether to stop."""

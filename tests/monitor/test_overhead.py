@@ -51,10 +51,10 @@ def test_a_failed_measurement_is_charged(monkeypatch):
 @pytest.mark.parametrize(("bound", "took"), [(0.01, 0.38), (0.1, 0.5), (0.5, 3.0)])
 def test_the_share_is_below_the_bound_from_the_second_on(bound, took):
     schedule = Schedule(every_steps=1)
-    overhead, spent, shares, now = Overhead(schedule, bound), 0.0, [], 0.0
+    overhead, spent, shares, now = Overhead(bound), 0.0, [], 0.0
     for step in range(4000):
-        if schedule.due(step, now):
-            overhead.begin()
+        if schedule.due(step, now, overhead.rests_until):
+            overhead.begin(now)
             now, spent = now + took, spent + took
             overhead.end(took)
             shares.append(spent / now)
