@@ -77,6 +77,15 @@ def test_max_overhead_bounds_the_time_of_all_together():
     hooks.wait()
 
 
+def test_a_set_leaves_its_hooks_as_they_are():
+    alone = {name: NTKHook(f, PROBE, every_steps=step) for name, step in (("a", 2), ("b", 3))}
+    before = {name: (hook.schedule, hook.overhead) for name, hook in alone.items()}
+    hooks = HookSet(alone)
+    assert [hooks(step, params=PARAMS) for step in range(4)] == [True, False, True, False]
+    assert {name: (hook.schedule, hook.overhead) for name, hook in alone.items()} == before
+    assert [found.step for found in hooks.latest.values()] == [2, 2]
+
+
 def test_one_that_fails_takes_no_other_along(caplog):
     broken = NTKHook(lambda p, x: f(p, x) * 1j, PROBE, every_steps=1, prefix="broken")
     hooks = HookSet({"broken": broken, "works": NTKHook(f, PROBE, every_steps=1)})
