@@ -149,11 +149,19 @@ class KernelProgram:
         self.eps = rounding_of(problem, kernel_info, outputs)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
         self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
-        # XLA compiles without Python's lock: training steps go on meanwhile.
+        self._compile(lowered, coupling, arrays)
+
+    def _compile(self, lowered: Any, coupling: Any, arrays: list[jax.Array]) -> None:
+        """Compiles all that has been traced, on a thread of its own.
+
+        XLA does that without Python's lock, so that training steps go on meanwhile.
+        """
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
-        self._kernel = executor.submit(lowered.compile)
+        self._kernel: Future = executor.submit(lowered.compile)
         self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
-        self._coupling = None if coupling is None else executor.submit(coupling.compile)
+        self._coupling: Future | None = None
+        if coupling is not None:
+            self._coupling = executor.submit(coupling.compile)
         if self._certifier is not None:
             self._certifier.compile(executor)
         executor.shutdown(wait=False)
