@@ -72,6 +72,28 @@ def test_imports_go_down(path):
             assert parts[0] in ALLOWED[stage], f"{path} imports {name}"
 
 
+# The stages of the hook: a kernel is computed, its numbers taken, written, and all of that called.
+# Each knows the records of those before it, and none calls what comes after it.
+FLOW = [
+    "schedule",
+    "overhead",
+    "program",
+    "kernels",
+    "measure",
+    "summaries",
+    "pipeline",
+    "hook",
+    "probes",
+]
+
+
+@pytest.mark.parametrize("stage", FLOW)
+def test_the_hook_flows_down(stage):
+    later = {f"ntk_train.monitor.{other}" for other in FLOW[FLOW.index(stage) + 1 :]}
+    names = {name.rpartition(".")[0] for name in imported(PACKAGE / "monitor" / f"{stage}.py")}
+    assert not names & later
+
+
 def run_without(blocked, program):
     block = f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))"
     command = [sys.executable, "-c", f"{block}\n{program}"]

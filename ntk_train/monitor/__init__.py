@@ -1,10 +1,11 @@
 """From a training loop to TensorBoard: when to measure, what to write, and to survive failures.
 
-schedule, overhead   when                     worker     the thread beside the loop
-program              the kernel, compiled     failures   what went wrong
-measure, history     its numbers              summaries  tags, pictures and texts of a writer
-hook                 one probe                probes     several
-adapters             Flax models as f         switches   JAX's global ones
+schedule, overhead   when                      worker     the thread beside the loop
+kernels, program     the kernel, compiled      failures   what went wrong
+measure, history     its numbers               summaries  scalars, pictures and texts of a writer
+pipeline             all of that for a probe   tags       names of numbers there
+hook, probes         one probe, several        dashboard  their charts there
+adapters             Flax models as f          switches   JAX's global ones
 """
 
 from ntk_train.monitor.adapters import linen_fn as linen_fn

@@ -8,38 +8,12 @@ protocol buffers it uses; no TensorFlow.
 """
 
 import importlib.util
-import re
 from typing import Any
 
-from ntk_train.monitor.writers import TagWriter
+from ntk_train.monitor.tags import pattern
+from ntk_train.monitor.writers import TagWriter, method_of
+from ntk_train.spectrum.quantities import CATALOGUE, Quantity
 
-# Title and tags of each chart, after the prefix and the name of a further probe. Axes are linear at
-# first, so together is only what is of one size.
-_CHARTS = (
-    ("Largest eigenvalue", "lambda_max"),
-    ("Smallest eigenvalue and noise floor", "lambda_min|noise_floor"),
-    ("Condition number", "condition_number"),
-    ("Condition number is a lower bound (1) or not (0)", "condition_is_lower_bound"),
-    ("Trace", "trace"),
-    ("Ranks: effective, entropy", "effective_rank|entropy_rank"),
-    ("Rank: numerical", "numerical_rank"),
-    ("Decay of the spectrum: exponent, R²", "power_law_exponent|power_law_r_squared"),
-    (
-        "Alignment with the labels",
-        "kernel_target_alignment|centred_kernel_target_alignment|top_space_alignment",
-    ),
-    ("Relative change since the first kernel", "relative_change"),
-    ("Kernel distance to the first kernel", "kernel_distance"),
-    ("Velocity, per step", "kernel_velocity"),
-    ("Rotation of the top space, radians", "rotation|rotation_since_previous"),
-    ("Learning rate over the critical one", "learning_rate_ratio"),
-    ("Critical learning rate", "critical_learning_rate"),
-    ("Layers: share of the trace", "_layers/.+/trace_share"),
-    ("Layers: largest eigenvalue", "_layers/.+/lambda_max"),
-    ("Cost: share of the run's time", "time_share"),
-    ("Cost: seconds", "seconds"),
-    ("Failures", "failures"),
-)
 _TRAINING = (("Loss", ".*loss"), ("Accuracy", ".*accuracy"))
 
 
@@ -54,16 +28,19 @@ def layout(prefix: str = "ntk") -> Any:
     """
     from tensorboard.plugins.custom_scalar import layout_pb2
 
-    def chart(title: str, pattern: str) -> Any:
-        lines = layout_pb2.MultilineChartContent(tag=[pattern])
+    def chart(title: str, tags: str) -> Any:
+        lines = layout_pb2.MultilineChartContent(tag=[tags])
         return layout_pb2.Chart(title=title, multiline=lines)
 
-    start = f"^{re.escape(prefix)}(_[^/]+)?"
+    panels: dict[str, list[Quantity]] = {}
+    for entry in CATALOGUE:
+        if entry.panel:
+            panels.setdefault(entry.panel, []).append(entry)
     kernel = [
-        chart(title, f"{start}{names}$" if names.startswith("_") else f"{start}/({names})$")
-        for title, names in _CHARTS
+        chart(title, pattern(prefix, [each.name for each in drawn], layers=drawn[0].of_layer))
+        for title, drawn in panels.items()
     ]
-    training = [chart(title, f"^{pattern}$") for title, pattern in _TRAINING]
+    training = [chart(title, f"^{tags}$") for title, tags in _TRAINING]
     title = "NTK" if prefix == "ntk" else f"NTK: {prefix}"
     return layout_pb2.Layout(
         category=[
@@ -73,7 +50,7 @@ def layout(prefix: str = "ntk") -> Any:
     )
 
 
-def write_layout(writer: Any, prefix: str = "ntk") -> bool:
+def write_layout(writer: object, prefix: str = "ntk") -> bool:
     """Writes the layout once, for "Custom Scalars".
 
     Args:
@@ -84,14 +61,13 @@ def write_layout(writer: Any, prefix: str = "ntk") -> bool:
       Whether it was written: False without the package tensorboard, and for a writer that takes
       no summaries.
     """
-    write = getattr(writer, "write_summaries", None)
     if importlib.util.find_spec("tensorboard") is None:
         return False
-    if write is None and isinstance(writer, TagWriter):
-        writer.write_charts(_as_lists(layout(prefix)))
-        return True
+    write = method_of(writer, "write_summaries")
     if write is None:
-        return False
+        if isinstance(writer, TagWriter):
+            writer.write_charts(_as_lists(layout(prefix)))
+        return isinstance(writer, TagWriter)
     import numpy as np
     from tensorboard.plugins.custom_scalar import metadata
 

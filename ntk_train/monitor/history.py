@@ -36,6 +36,10 @@ class History:
             entries = entries[-1::-2][::-1]
         self._entries = entries  # replaced as a whole: readers on other threads keep theirs
 
+    def go_on_from(self, earlier: "History") -> None:
+        """Puts the numbers of the run that this one continues before its own."""
+        self._entries = [*earlier, *self._entries]
+
     def curve(self, name: str) -> tuple[list[int], list[float]]:
         """Steps and values of one number, at the steps that have it."""
         points = [(step, scalars[name]) for step, scalars in self._entries if name in scalars]

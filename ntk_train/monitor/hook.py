@@ -6,19 +6,19 @@
         hook(step, params=state.params)
     hook.close()
 
-    the loop   schedule: is it due?  ->  pipeline, program: dispatches the kernel, returns
-    a thread   fetches it  ->  measure: numbers in float64  ->  summaries: the writer
+    the loop   schedule: is it due?  ->  kernels: dispatches the kernel, returns
+    a thread   kernels: fetches it   ->  measure: numbers in float64  ->  summaries: the writer
 
 It compiles once, on a thread beside the training steps, and the loop goes on while the host thread
 takes the spectrum; docs/diagnostics.md says what each number means. Whatever goes wrong is logged
 and counted, and training goes on.
 """
 
-import logging
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -29,19 +29,157 @@ from ntk_train.monitor.checks import check_kinds, check_outputs, checked_labels,
 from ntk_train.monitor.convention import Convention
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
+from ntk_train.monitor.kernels import Kernels
 from ntk_train.monitor.measure import Measurement, Measurer, Rate
 from ntk_train.monitor.overhead import Overhead
-from ntk_train.monitor.pipeline import Asked, Outcome, Pipeline
+from ntk_train.monitor.pipeline import Pipeline, Request
 from ntk_train.monitor.schedule import Schedule
 from ntk_train.monitor.summaries import Summaries
 from ntk_train.monitor.switches import TracedError, refuse_traced, tracing
 from ntk_train.monitor.writers import as_metric_writer
 from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
 
-_log = logging.getLogger(__name__)
+
+class Hook:
+    """One or more probes that are measured at the same steps.
+
+    Attributes:
+      pipelines: of each probe, by its name.
+      schedule: when it runs.
+      overhead: the account of the time of all of them.
+
+    Args:
+      pipelines: as above; one at least.
+      schedule: as above.
+      overhead: as above.
+    """
+
+    def __init__(
+        self, pipelines: Mapping[str, Pipeline], schedule: Schedule, overhead: Overhead
+    ) -> None:
+        self.pipelines = dict(pipelines)
+        self.schedule = schedule
+        self.overhead = overhead
+
+    @property
+    def failures(self) -> int:
+        """How many measurements and writes have failed so far, and were survived."""
+        return sum(pipeline.failures.count for pipeline in self.pipelines.values())
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether too many measurements in a row have failed, so that there will be no more."""
+        return all(pipeline.failures.gave_up for pipeline in self.pipelines.values())
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether `stop_when` has asked to end the run.
+
+        It is known when the measurement is done, some steps later. A run that is to end at the same
+        step whenever it is repeated calls `wait` first.
+        """
+        return any(pipeline.stop_reason for pipeline in self.pipelines.values())
+
+    @property
+    def stop_reason(self) -> str:
+        """Why `should_stop`, by the probes that ask for it; "" before."""
+        reasons = {name: pipeline.stop_reason for name, pipeline in self.pipelines.items()}
+        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no measurement is under way, so that `latest` does not wait."""
+        return all(pipeline.idle for pipeline in self.pipelines.values())
+
+    def __call__(
+        self,
+        step: int | np.integer | jax.Array,
+        t: float | int | None = None,
+        *,
+        params: PyTree,
+        model_state: Mapping[str, PyTree] | None = None,
+        learning_rate: Rate | None = None,
+    ) -> bool:
+        """Runs if it is due.
+
+        Args:
+          step: the step of the loop. A counter on the device is waited for, at every call.
+          t: the time in seconds, by default `time.time()`.
+          params: the parameters to differentiate, without running statistics.
+          model_state: what else f needs (running statistics), held constant.
+          learning_rate: of this step, or an optax schedule; for its ratio to the critical one.
+
+        Returns:
+          Whether a measurement was begun; whether it comes out, `latest` and `failures` show. Never
+          raises an `Exception`.
+        """
+        if self.gave_up:
+            return False  # without waiting for a step on the device
+        pipelines = list(self.pipelines.values())
+        try:
+            refuse_traced(step, t, params, model_state, learning_rate)
+            number = int(step)  # a counter on the device may be donated to the next step
+            t = time.time() if t is None else t
+            due = self.schedule.due(number, t, self.overhead.rests_until)
+        except Exception as error:  # a diagnostic never ends a training run
+            pipelines[0].count_failure(step, error)
+            return False
+        request = Request(number, t, learning_rate, self.overhead)
+        # Open until the last has begun, so that the schedule rests for the time of all together.
+        several = due and len(pipelines) > 1
+        with self.overhead.together(t) if several else contextlib.nullcontext():
+            begun = [each.at_step(request, due, params, model_state) for each in pipelines]
+        return any(begun)
+
+    def wait(self, timeout: float | int | None = None) -> bool:
+        """Waits until nothing is under way; whether that is so.
+
+        Args:
+          timeout: seconds at most, for all probes together. None for as long as a kernel takes; for
+            a writer that hangs, a minute.
+        """
+        left = (lambda: None) if timeout is None else _countdown(timeout)
+        return all([pipeline.wait(left()) for pipeline in self.pipelines.values()])
+
+    def close(self, timeout: float | int = 60) -> None:
+        """Finishes what is under way and flushes the writer, which stays the caller's.
+
+        Args:
+          timeout: seconds, for all probes together, after which a measurement that is not done is
+            given up, and said to be; it writes no more then, so that the writer may be closed.
+        """
+        left = _countdown(timeout)
+
+        def close(pipeline: Pipeline) -> None:
+            pipeline.close(left())
+
+        with contextlib.ExitStack() as stack:
+            for pipeline in self.pipelines.values():
+                stack.callback(close, pipeline)
+
+    def __enter__(self) -> Self:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes it, on exceptions too."""
+        self.close()
+
+    def _prepare(self, params: PyTree, model_state: PyTree) -> dict[str, Convention]:
+        refuse_traced(params, model_state)
+        if tracing():
+            raise TracedError
+        return {
+            name: pipeline.prepare(params, model_state) for name, pipeline in self.pipelines.items()
+        }
 
 
-class NTKHook:
+class NTKHook(Hook):
     """Logs the tangent kernel's spectrum on a probe batch while a network trains.
 
     A call returns when the kernel has been dispatched; params may be donated to the next step. One
@@ -51,7 +189,6 @@ class NTKHook:
     context manager.
 
     Attributes:
-      history: the numbers so far by step.
       schedule: when it runs.
       overhead: the account of its time.
 
@@ -113,7 +250,7 @@ class NTKHook:
         training: Training | None = None,
         per_layer: bool | Callable[[str], str] = False,
         stop_when: Callable[[Measurement], bool | str] | None = None,
-        writer: Any = None,
+        writer: object = None,
         every_steps: int | None = None,
         on_steps: Collection[int] = (),
         every_secs: float | None = None,
@@ -130,7 +267,7 @@ class NTKHook:
         max_failures: int = 3,
         check: bool = True,
     ) -> None:
-        self.schedule = Schedule(
+        schedule = Schedule(
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
         )
         check_kinds(
@@ -155,44 +292,40 @@ class NTKHook:
         probe = checked_probe(probe, batched)
         check_outputs(options.outputs, probe if batched else None)
         labels = checked_labels(labels, probe if batched else None)
-        self._measurer = Measurer(labels, training, references)
-        self._failures = Failures(prefix, max_failures)
-        self._summaries = Summaries(
-            as_metric_writer(writer),
-            prefix,
-            pictures=pictures,
-            hparams=write_hparams,
-            failures=self._failures,
-        )
-        self.overhead = Overhead(self.schedule, max_overhead)
-        self._pipeline = Pipeline(
+        failures = Failures(prefix, max_failures)
+        kernels = Kernels(
             f,
             probe,
             options,
             with_logits=training is not None and isinstance(training.loss, CrossEntropy),
             check=check,
-            measurer=self._measurer,
-            failures=self._failures,
-            name=f"{prefix}-worker",
-            begun=self._begun,
-            ended=self._ended,
-            lost=self.lose,
+            failures=failures,
         )
-        self._latest: Measurement | None = None
-        self._stop_when = stop_when
-        self._stop_reason = ""
-        self.history = History()
+        measurer = Measurer(labels, training, references)
+        summaries = Summaries(
+            as_metric_writer(writer),
+            prefix,
+            pictures=pictures,
+            hparams=write_hparams,
+            failures=failures,
+        )
+        self.pipeline = Pipeline(kernels, measurer, summaries, failures, stop_when)
+        super().__init__({prefix: self.pipeline}, schedule, Overhead(max_overhead))
+
+    @property
+    def stop_reason(self) -> str:
+        """Why `should_stop`, "" before."""
+        return self.pipeline.stop_reason
 
     @property
     def convention(self) -> Convention | None:
         """The choices behind the numbers, None until the first call or `prepare`."""
-        return self._pipeline.convention
+        return self.pipeline.convention
 
     @property
     def latest(self) -> Measurement | None:
         """The last measurement that came out, None before; waits for one under way."""
-        self.wait()
-        return self._latest
+        return self.pipeline.latest
 
     @property
     def references(self) -> ReferenceKernels | None:
@@ -201,91 +334,12 @@ class NTKHook:
         None before the first; waits for a measurement under way. Keep `references.to_dict()` in the
         checkpoint of the same step.
         """
-        self.wait()
-        return self._pipeline.references
+        return self.pipeline.references
 
     @property
-    def failures(self) -> int:
-        """How many measurements and writes have failed so far, and were survived."""
-        return self._failures.count
-
-    @property
-    def gave_up(self) -> bool:
-        """Whether too many measurements in a row have failed, so that there will be no more."""
-        return self._failures.gave_up
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether `stop_when` has asked to end the run.
-
-        It is known when the measurement is done, some steps later. A run that is to end at the same
-        step whenever it is repeated calls `wait` first.
-        """
-        return bool(self._stop_reason)
-
-    @property
-    def stop_reason(self) -> str:
-        """Why `should_stop`, "" before."""
-        return self._stop_reason
-
-    @property
-    def idle(self) -> bool:
-        """Whether no measurement is under way, so that `latest` does not wait."""
-        return self._pipeline.idle
-
-    def __call__(
-        self,
-        step: int | np.integer | jax.Array,
-        t: float | int | None = None,
-        *,
-        params: PyTree,
-        model_state: Mapping[str, PyTree] | None = None,
-        learning_rate: Rate | None = None,
-    ) -> bool:
-        """Runs if it is due.
-
-        Args:
-          step: the step of the loop. A counter on the device is waited for, at every call.
-          t: the time in seconds, by default `time.time()`.
-          params: the parameters to differentiate, without running statistics.
-          model_state: what else f needs (running statistics), held constant.
-          learning_rate: of this step, or an optax schedule; for its ratio to the critical one.
-
-        Returns:
-          Whether a measurement was begun; whether it comes out, `latest` and `failures` show. Never
-          raises an `Exception`.
-        """
-        if self._failures.gave_up:
-            return False
-        try:
-            refuse_traced(step, t, params, model_state, learning_rate)
-            number = int(step)  # a counter on the device may be donated to the next step
-            due = self.schedule.due(number, t)
-        except Exception as error:  # a diagnostic never ends a training run
-            self.lose(step, error)
-            return False
-        return self.follow(number, due, params, model_state, learning_rate)
-
-    def follow(
-        self,
-        step: int,
-        due: bool,
-        params: PyTree,
-        model_state: Mapping[str, PyTree] | None = None,
-        learning_rate: Rate | None = None,
-    ) -> bool:
-        """As `__call__`, by a schedule that is not its own; for several hooks that share one."""
-        if self._failures.gave_up:
-            return False
-        try:
-            if (due or self.convention is None) and tracing():  # with params that are closed over
-                raise TracedError
-            self._pipeline.follow(params, model_state)  # to compile beside the first steps
-            if due:
-                return self._pipeline.begin(Asked(step, params, model_state, learning_rate))
-        except Exception as error:
-            self.lose(step, error)
-        return False
+    def history(self) -> History:
+        """The numbers so far by step."""
+        return self.pipeline.history
 
     def prepare(
         self, *, params: PyTree, model_state: Mapping[str, PyTree] | None = None
@@ -301,118 +355,19 @@ class NTKHook:
           KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs, or JAX
             traces the caller.
         """
-        refuse_traced(params, model_state)
-        if tracing():
-            raise TracedError
-        convention = self._pipeline.prepare(params, model_state).convention
-        self._measurer.check(convention)
+        (convention,) = self._prepare(params, model_state).values()
         return convention
 
-    def wait(self, timeout: float | int | None = None) -> bool:
-        """Waits until nothing is under way; whether that is so.
 
-        Args:
-          timeout: seconds at most. None for as long as a kernel takes; for a writer that hangs, a
-            minute.
-        """
-        return self._pipeline.wait(timeout)
+def _countdown(timeout: float | int) -> Callable[[], float]:
+    """What is left of so many seconds, whenever it is called; the first call starts it."""
+    end: float | None = None
 
-    def close(self, timeout: float | int = 60) -> None:
-        """Finishes what is under way and flushes the writer, which stays the caller's.
+    def left() -> float:
+        nonlocal end
+        if end is None:
+            end = time.monotonic() + timeout
+            return timeout
+        return max(0.0, end - time.monotonic())
 
-        Args:
-          timeout: seconds after which a measurement that is not done is given up, and said to be;
-            it writes no more then, so that the writer may be closed.
-        """
-        deadline = time.monotonic() + timeout
-        if self.wait(timeout):
-            self._pipeline.wait_for_compilation(max(0.0, deadline - time.monotonic()))
-            self._summaries.finish()
-            return
-        _log.warning(
-            "The measurement of %s at step %s took over %g s and is lost, but for what of it has "
-            "been written.",
-            self._name,
-            self._pipeline.step,
-            timeout,
-        )
-        self._summaries.abandon()
-
-    def __enter__(self) -> "NTKHook":
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes it, on exceptions too."""
-        self.close()
-
-    @property
-    def _name(self) -> str:
-        return self._failures.name
-
-    def lose(self, step: Any, error: Exception) -> None:
-        """Counts a failure in the loop's thread, and writes it after what is under way."""
-        self._failures.of_measurement(step, error)
-        if isinstance(step, (int, np.integer)):
-            number, count = int(step), float(self._failures.count)
-            self._pipeline.after(lambda: self._summaries.scalar(number, "failures", count))
-
-    def _begun(self) -> None:
-        self._summaries.reopen()
-        self.overhead.begin()
-
-    def _ended(self, outcome: Outcome) -> None:
-        """On the worker: what came of a measurement is kept and written."""
-        start = time.perf_counter()
-        try:
-            if outcome.found is not None:
-                self._failures.success()
-                first, self._latest = self._latest is None, outcome.found
-                self._consider(outcome.found)
-                # The first is all there is: the share would be that of other hooks.
-                share = None if first else self.overhead.share(outcome.found.seconds)
-                self._write(outcome.found, outcome.convention, outcome.blocked, share)
-            elif outcome.error is not None:
-                self._failures.of_measurement(outcome.step, outcome.error)
-                self._summaries.scalar(outcome.step, "failures", float(self._failures.count))
-        except Exception as error:
-            self._failures.of_writing("The summary", error)
-        finally:
-            self.overhead.end(outcome.seconds + time.perf_counter() - start)
-
-    def _consider(self, found: Measurement) -> None:
-        """Asks whether to stop."""
-        if self._stop_when is None or self._stop_reason:
-            return
-        try:
-            verdict = self._stop_when(found)
-        except Exception as error:
-            self._failures.of_writing("stop_when", error)
-            return
-        if verdict:
-            said = verdict if isinstance(verdict, str) else "stop_when holds"
-            self._stop_reason = f"{said} at step {found.step}"
-            _log.warning("%s asks to stop: %s.", self._name, self._stop_reason)
-            self._summaries.text(found.step, "stop_reason", self._stop_reason)
-
-    def _write(
-        self, found: Measurement, convention: Convention, blocked: float, share: float | None
-    ) -> None:
-        numbers = found.diagnostics.scalars()
-        self.history.append(found.step, numbers)
-        own = {
-            "seconds": found.seconds,
-            "kernel_seconds": found.kernel_seconds,
-            "blocked_seconds": blocked,
-            "failures": float(self._failures.count),
-        }
-        if share is not None:
-            own["time_share"] = share
-        if found.certificate is not None:
-            own["deviation"] = found.certificate.deviation
-        self._summaries.write(found, convention, numbers | own, self.history)
+    return left

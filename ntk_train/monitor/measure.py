@@ -15,7 +15,7 @@ import numpy as np
 from ntk_train.errors import ConventionError
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.monitor.blas import one_blas_thread
-from ntk_train.monitor.program import FetchedKernel, KernelProgram
+from ntk_train.monitor.program import FetchedKernel
 from ntk_train.spectrum import (
     Convention,
     Diagnostics,
@@ -28,10 +28,6 @@ from ntk_train.spectrum import (
 from ntk_train.spectrum.alignment import as_targets
 
 _log = logging.getLogger(__name__)
-
-# Outputs of an example computed alone and in the batch differ by rounding only, if examples are
-# independent; TF32 products differ by about 1e-3, BatchNorm in train mode by about 1.
-_COUPLING_TOLERANCE = 0.02
 
 Rate: TypeAlias = float | int | np.generic | np.ndarray | jax.Array | Callable[[int], Any]
 """A learning rate, or a schedule: a function from the number of updates to it."""
@@ -68,12 +64,7 @@ class Measurement:
     @property
     def layers(self) -> dict[str, dict[str, float]]:
         """The numbers of each layer by its name; empty without `per_layer`."""
-        layers: dict[str, dict[str, float]] = {}
-        for name, value in self.diagnostics.values.items():
-            if name.startswith("layer/"):
-                layer, _, what = name.removeprefix("layer/").rpartition("/")
-                layers.setdefault(layer, {})[what] = value
-        return layers
+        return {name: numbers.scalars() for name, numbers in self.diagnostics.layers.items()}
 
 
 class Measurer:
@@ -99,35 +90,31 @@ class Measurer:
         self._told: set[str] = set()
         self.references = references
 
-    def __call__(
-        self, step: int, program: KernelProgram, fetched: FetchedKernel, rate: Rate | None
-    ) -> Measurement:
+    def __call__(self, step: int, fetched: FetchedKernel, rate: Rate | None) -> Measurement:
         """The numbers of a kernel, which becomes the previous one.
 
         Args:
           step: of the kernel.
-          program: that computed it.
-          fetched: what it computed.
+          fetched: it, and what was computed beside it.
           rate: the learning rate at this step, or None for that of `training`.
 
         Raises:
           NonFiniteKernelError: the kernel has NaN or infinite entries.
         """
         start = time.perf_counter()
-        _warn_of_coupling(fetched.coupling)
-        references = self._comparable(step, fetched.kernel, program.convention)
-        lost: list[str] = []
+        references = self._comparable(step, fetched.kernel, fetched.convention)
+        left_out: list[str] = []
 
-        def lose(argument: str, error: Exception) -> None:
-            lost.append(argument)
-            self._lose(step, argument, error)
+        def leave_out(argument: str, error: Exception) -> None:
+            left_out.append(argument)
+            self._leave_out(step, argument, error)
 
-        training = self._training_at(step, rate, lose)
+        training = self._training_at(step, rate, leave_out)
         with one_blas_thread() as waited:
             found = diagnose(
                 fetched.kernel,
-                program.convention,
-                eps=program.eps,
+                fetched.convention,
+                eps=fetched.eps,
                 labels=self._labels,
                 logits=fetched.logits,
                 training=training,
@@ -135,17 +122,17 @@ class Measurer:
                 # A kernel of zeros has no direction that could have changed.
                 references=references if np.any(fetched.kernel) else None,
                 step=step,
-                lost=lose,
+                lost=leave_out,
             )
         self._tell_of_rates(found)
         if found.spectrum.lambda_max == 0:
             _log.warning("The kernel at step %d is zero: outputs do not depend on params.", step)
         if references is None:
-            self.references = ReferenceKernels.start(fetched.kernel, step, program.convention)
+            self.references = ReferenceKernels.start(fetched.kernel, step, fetched.convention)
         else:
-            self.references = references.advance(fetched.kernel, step, program.convention)
+            self.references = references.advance(fetched.kernel, step, fetched.convention)
         seconds = fetched.seconds + time.perf_counter() - start - waited
-        labels = None if "labels" in lost else self._labels
+        labels = None if "labels" in left_out else self._labels
         return Measurement(
             step, fetched.kernel, found, seconds, fetched.seconds, labels, fetched.certificate
         )
@@ -182,7 +169,7 @@ class Measurer:
             _log.info("No critical learning rate: it follows from outputs='full' alone.")
             self._told.add("training")
 
-    def _lose(self, step: int, argument: str, error: Exception) -> None:
+    def _leave_out(self, step: int, argument: str, error: Exception) -> None:
         if argument not in self._told:
             self._told.add(argument)
             _log.warning(
@@ -195,14 +182,14 @@ class Measurer:
             )
 
     def _training_at(
-        self, step: int, rate: Rate | None, lose: Callable[[str, Exception], None]
+        self, step: int, rate: Rate | None, leave_out: Callable[[str, Exception], None]
     ) -> Training | None:
         if self._training is None or rate is None:
             return self._training
         try:
             number = float(np.asarray(rate(step) if callable(rate) else rate))
         except Exception as error:  # a schedule is not ours, and the spectrum needs no rate
-            lose("learning_rate", error)
+            leave_out("learning_rate", error)
             return dataclasses.replace(self._training, learning_rate=None)
         return dataclasses.replace(self._training, learning_rate=number)
 
@@ -214,19 +201,3 @@ def _compare(references: ReferenceKernels, kernel: np.ndarray, convention: Conve
     except ConventionError:
         return False
     return references.initial.shape == kernel.shape
-
-
-def is_coupled(coupling: float | None) -> bool:
-    """Whether outputs change by more than rounding when their example is alone."""
-    return coupling is not None and coupling > _COUPLING_TOLERANCE
-
-
-def _warn_of_coupling(coupling: float | None) -> None:
-    if is_coupled(coupling):
-        _log.warning(
-            "The outputs of a probe input change by %.2g relative to the largest when it is "
-            "computed alone: examples interact (BatchNorm in train mode?), or draw other random "
-            "numbers in another batch (dropout in train mode?), but batched=True takes them one "
-            "by one. Switch f to eval mode, or give the hook batched=False.",
-            coupling,
-        )

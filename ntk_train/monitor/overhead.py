@@ -13,20 +13,18 @@ import threading
 import time
 from collections.abc import Iterator
 
-from ntk_train.monitor.schedule import Schedule
-
 
 class Overhead:
     """The account of the time of one hook, or of several that run at the same steps.
 
     Args:
-      schedule: rests while a measurement is under way and after it, if there is a bound.
       max_overhead: of the run's time; None for no bound.
     """
 
-    def __init__(self, schedule: Schedule, max_overhead: float | None) -> None:
-        self._schedule = schedule
+    def __init__(self, max_overhead: float | None) -> None:
         self._max_overhead = max_overhead
+        self._begun = -math.inf  # when the last one began, by the loop's clock
+        self._rest = 0.0  # seconds that follow it
         self._started: float | None = None  # when the first measurement began
         self._spent = 0.0  # seconds in those that have ended
         self._under_way = 0
@@ -34,13 +32,20 @@ class Overhead:
         self._together = 0.0  # seconds of those that are under way together, and their fellows
         self._lock = threading.Lock()  # measurements end on threads of their own
 
-    def begin(self) -> None:
-        """A measurement begins."""
+    @property
+    def rests_until(self) -> float:
+        """Before which time, by the loop's clock, the bound allows no other measurement."""
+        if self._max_overhead is None:
+            return -math.inf
+        # While one is under way it is not known how long it takes.
+        return math.inf if self._under_way else self._begun + self._rest
+
+    def begin(self, t: float) -> None:
+        """A measurement begins, at a time by the loop's clock."""
         with self._lock:
             self._started = self._started or time.perf_counter()
             self._under_way += 1
-            if self._max_overhead is not None:
-                self._schedule.rest(math.inf)  # until it is known how long it took
+            self._begun = t
 
     def end(self, seconds: float) -> None:
         """It has ended, after so many seconds of work."""
@@ -52,14 +57,14 @@ class Overhead:
                 if self._max_overhead is not None:
                     # The first is owed before there was any time for it, and is made up for.
                     owed = self._together if self._rests else 2 * self._together
-                    self._schedule.rest(owed / self._max_overhead)
+                    self._rest = owed / self._max_overhead
                     self._rests += 1
                 self._together = 0.0
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, t: float) -> Iterator[None]:
         """Measurements that begin within it count as one, whichever ends first."""
-        self.begin()
+        self.begin(t)
         try:
             yield
         finally:

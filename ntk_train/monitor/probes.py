@@ -4,16 +4,13 @@
                      every_steps=100, writer=writer)
     hook(step, params=params)      # ntk/lambda_max and ntk_test/lambda_max
 
-Each probe has a hook of its own, with its convention, references and thread; they share a schedule
-and an account of time. The first probe keeps the bare prefix, so that its tags are those of a
-single hook; TensorBoard shows the others as groups beside it.
+Each probe has a pipeline of its own, with its convention, references and thread; they share a
+schedule and an account of time. The first probe keeps the bare prefix, so that its tags are those
+of a single hook; TensorBoard shows the others as groups beside it.
 """
 
-import contextlib
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -22,15 +19,15 @@ import numpy as np
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.monitor.convention import Convention
-from ntk_train.monitor.hook import NTKHook
-from ntk_train.monitor.measure import Measurement, Rate
-from ntk_train.monitor.switches import refuse_traced
+from ntk_train.monitor.hook import Hook, NTKHook
+from ntk_train.monitor.measure import Measurement
+from ntk_train.monitor.tags import LAYERS, prefix_of
 from ntk_train.spectrum import ReferenceKernels
 
 _log = logging.getLogger(__name__)
 
 
-class HookSet(Mapping[str, NTKHook]):
+class HookSet(Hook, Mapping[str, NTKHook]):
     """Hooks by name that run at the same steps, those of the first, and are called as one.
 
     Attributes:
@@ -50,8 +47,8 @@ class HookSet(Mapping[str, NTKHook]):
             raise KernelInputError(msg)
         self._hooks = dict(hooks)
         self.first = next(iter(self._hooks.values()))
-        for hook in self._hooks.values():
-            hook.schedule, hook.overhead = self.first.schedule, self.first.overhead
+        pipelines = {name: hook.pipeline for name, hook in self._hooks.items()}
+        super().__init__(pipelines, self.first.schedule, self.first.overhead)
 
     def __getitem__(self, name: str) -> NTKHook:
         """The hook of that name."""
@@ -65,41 +62,11 @@ class HookSet(Mapping[str, NTKHook]):
         """The number of hooks."""
         return len(self._hooks)
 
-    def __call__(
-        self,
-        step: int | np.integer | jax.Array,
-        t: float | int | None = None,
-        *,
-        params: PyTree,
-        model_state: Mapping[str, PyTree] | None = None,
-        learning_rate: Rate | None = None,
-    ) -> bool:
-        """As of each hook; returns whether one has begun a measurement."""
-        if all(hook.gave_up for hook in self._hooks.values()):
-            return False  # without waiting for a step on the device
-        try:
-            refuse_traced(step, t, params, model_state, learning_rate)
-            number = int(step)
-            due = self.first.schedule.due(number, t)
-        except Exception as error:  # a diagnostic never ends a training run
-            self.first.lose(step, error)
-            return False
-        # Open until the last has begun, so that the schedule rests for the time of all together.
-        with self.first.overhead.together() if due else contextlib.nullcontext():
-            begun = [
-                hook.follow(number, due, params, model_state, learning_rate)
-                for hook in self._hooks.values()
-            ]
-        return any(begun)
-
     def prepare(
         self, *, params: PyTree, model_state: Mapping[str, PyTree] | None = None
     ) -> dict[str, Convention]:
         """Traces all kernels and starts to compile them; raises what a call would survive."""
-        return {
-            name: hook.prepare(params=params, model_state=model_state)
-            for name, hook in self._hooks.items()
-        }
+        return self._prepare(params, model_state)
 
     @property
     def latest(self) -> dict[str, Measurement]:
@@ -112,56 +79,6 @@ class HookSet(Mapping[str, NTKHook]):
         """The references of each hook that has some; waits for those under way."""
         found = {name: hook.references for name, hook in self._hooks.items()}
         return {name: kept for name, kept in found.items() if kept is not None}
-
-    @property
-    def failures(self) -> int:
-        """Of all hooks."""
-        return sum(hook.failures for hook in self._hooks.values())
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether a hook asks to end the run."""
-        return any(hook.should_stop for hook in self._hooks.values())
-
-    @property
-    def stop_reason(self) -> str:
-        """Why, by the hooks that ask for it."""
-        reasons = {name: hook.stop_reason for name, hook in self._hooks.items()}
-        return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason)
-
-    @property
-    def idle(self) -> bool:
-        """Whether no measurement is under way."""
-        return all(hook.idle for hook in self._hooks.values())
-
-    def wait(self, timeout: float | int | None = None) -> bool:
-        """Waits for all, so many seconds at most together; whether nothing is under way."""
-        left = (lambda: None) if timeout is None else _countdown(timeout)
-        return all([hook.wait(left()) for hook in self._hooks.values()])
-
-    def close(self, timeout: float | int = 60) -> None:
-        """Closes all; `timeout` is that of all together."""
-        left = _countdown(timeout)
-
-        def close(hook: NTKHook) -> None:
-            hook.close(left())
-
-        with contextlib.ExitStack() as stack:
-            for hook in self._hooks.values():
-                stack.callback(close, hook)
-
-    def __enter__(self) -> "HookSet":
-        """Returns itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes all, on exceptions too."""
-        self.close()
 
 
 def hooks_for(
@@ -206,7 +123,9 @@ def hooks_for(
     hooks: dict[str, NTKHook] = {}
     for name, probe in probes.items():
         own = (
-            {"prefix": f"{prefix}_{name}", "write_hparams": False} if hooks else {"prefix": prefix}
+            {"prefix": prefix_of(prefix, name), "write_hparams": False}
+            if hooks
+            else {"prefix": prefix}
         )
         hooks[name] = NTKHook(
             f,
@@ -224,17 +143,11 @@ def _check_names(names: list[str]) -> None:
     Raises:
       KernelInputError: a probe is called "layers", or as another one's layers.
     """
-    taken = {"layers"} | {f"{name}_layers" for name in names[1:]}
+    taken = {LAYERS} | {prefix_of(name, LAYERS) for name in names[1:]}
     clash = sorted(taken.intersection(names))
     if clash:
         msg = f"probes has {clash}, the group of the numbers by layer. Take another name."
         raise KernelInputError(msg)
-
-
-def _countdown(timeout: float | int) -> Callable[[], float]:
-    """What is left of so many seconds, whenever it is called."""
-    deadline = time.monotonic() + timeout
-    return lambda: max(0.0, deadline - time.monotonic())
 
 
 def split_by_class(probe: PyTree, labels: Any, name: str = "class_{}") -> dict[str, PyTree]:

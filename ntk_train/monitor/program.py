@@ -32,9 +32,13 @@ from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
-from ntk_train.monitor.convention import convention_of, rounding_of
+from ntk_train.monitor.convention import Convention, convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
 from ntk_train.program.rounding import product_bits
+
+# Outputs of an example computed alone and in the batch differ by rounding only, if examples are
+# independent; TF32 products differ by about 1e-3, BatchNorm in train mode by about 1.
+_COUPLING_TOLERANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +49,8 @@ class FetchedKernel:
       kernel: [N, N] or [N, O, N, O].
       layers: its parts by layer, which add up to it; None where they were not asked for.
       logits: [N, O], the outputs at the same parameters; None where they were not asked for.
+      convention: the choices behind its numbers.
+      eps: relative rounding error of an entry of the kernel, for the noise floor.
       certificate: of the kernel, where it was asked for and could be computed; else None.
       coupling: by how much an output changes, relative to the largest, when its example is alone;
         None where examples are said or known to be coupled, where all outputs are zero, and once
@@ -56,8 +62,15 @@ class FetchedKernel:
     layers: dict[str, np.ndarray] | None
     logits: np.ndarray | None
     coupling: float | None
+    convention: Convention
+    eps: float
     certificate: Certificate | None
     seconds: float
+
+    @property
+    def is_coupled(self) -> bool:
+        """Whether outputs change by more than rounding when their example is alone."""
+        return self.coupling is not None and self.coupling > _COUPLING_TOLERANCE
 
 
 class KernelProgram:
@@ -67,7 +80,7 @@ class KernelProgram:
       signature: of what it was made for, see `signature`.
       budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
-      eps: relative rounding error of an entry of the kernel, for the noise floor.
+      eps: as of `FetchedKernel`.
       is_coupled: whether examples are known to interact although they are taken one by one.
 
     Args:
@@ -139,11 +152,19 @@ class KernelProgram:
         self.eps = rounding_of(problem, kernel_info, outputs, of_f)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
         self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
-        # XLA compiles without Python's lock: training steps go on meanwhile.
+        self._compile(lowered, coupling, arrays)
+
+    def _compile(self, lowered: Any, coupling: Any, arrays: list[jax.Array]) -> None:
+        """Compiles all that has been traced, on a thread of its own.
+
+        XLA does that without Python's lock, so that training steps go on meanwhile.
+        """
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
-        self._kernel = executor.submit(lowered.compile)
+        self._kernel: Future = executor.submit(lowered.compile)
         self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
-        self._coupling = None if coupling is None else executor.submit(coupling.compile)
+        self._coupling: Future | None = None
+        if coupling is not None:
+            self._coupling = executor.submit(coupling.compile)
         if self._certifier is not None:
             self._certifier.compile(executor)
         executor.shutdown(wait=False)
@@ -261,6 +282,8 @@ class PendingKernel:
             layers=found.get("layers"),
             logits=found.get("logits"),
             coupling=self.program._relative(coupling),
+            convention=self.program.convention,
+            eps=self.program.eps,
             certificate=certificate,
             seconds=seconds,
         )

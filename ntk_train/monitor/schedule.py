@@ -52,10 +52,15 @@ class Schedule:
         self._on_steps = steps
         self._previous: int | None = None
         self._last_run: tuple[int, float] | None = None
-        self._rests_until = -math.inf
 
-    def due(self, step: int, t: float | int | None = None) -> bool:
-        """Whether to run now. `t` is the time in seconds, by default `time.time()`."""
+    def due(self, step: int, t: float | int | None = None, rests_until: float = -math.inf) -> bool:
+        """Whether to run now.
+
+        Args:
+          step: of the loop.
+          t: the time in seconds, by default `time.time()`.
+          rests_until: the time before which `every_steps` and `every_secs` are left out.
+        """
         t = time.time() if t is None else t
         previous = self._previous
         if previous is None or step < previous:  # the start, or a loop that was set back
@@ -64,7 +69,7 @@ class Schedule:
         if self._last_run is not None and self._last_run[0] == step:
             return False
         due = any(previous < on_step <= step for on_step in self._on_steps)
-        if t >= self._rests_until:
+        if t >= rests_until:
             if self._every_steps is not None:
                 due |= step // self._every_steps > previous // self._every_steps
             if self._every_secs is not None:
@@ -72,8 +77,3 @@ class Schedule:
         if due:
             self._last_run = (step, t)
         return due
-
-    def rest(self, seconds: float) -> None:
-        """Leaves out `every_steps` and `every_secs` for so long after the last run."""
-        if self._last_run is not None:
-            self._rests_until = self._last_run[1] + seconds

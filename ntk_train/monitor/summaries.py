@@ -1,10 +1,6 @@
 """A measurement as what a metric writer takes: scalars, a histogram, pictures and texts by tag.
 
-    lambda_max                      ->  ntk/lambda_max
-    layer/Dense_0/trace_share       ->  ntk_layers/Dense_0/trace_share
-
-TensorBoard makes a group of what stands before the first slash. What fails to be written is counted
-and takes nothing else along.
+What fails to be written is counted and takes nothing else along.
 
 Pictures take a hundred times as long as the numbers, and TensorBoard shows ten of a run. So they
 are drawn of the first, second, third, fifth, ninth, ... measurement, and at the end of the last.
@@ -22,20 +18,15 @@ from ntk_train.monitor.dashboard import write_layout
 from ntk_train.monitor.failures import Failures
 from ntk_train.monitor.history import History
 from ntk_train.monitor.measure import Measurement
+from ntk_train.monitor.tags import tag_of, tagged
 from ntk_train.monitor.worker import Worker
+from ntk_train.monitor.writers import Kind, MetricWriter, method_of
 from ntk_train.spectrum import Convention
 
 _log = logging.getLogger(__name__)
 
 # After a measurement that took too long; most writers need less than one.
 _SECONDS_TO_FLUSH = 10.0
-
-
-def tag_of(name: str, prefix: str = "ntk") -> str:
-    """The tag of a number: those of layers are a group of their own."""
-    if name.startswith("layer/"):
-        return f"{prefix}_layers/{name.removeprefix('layer/')}"
-    return f"{prefix}/{name}"
 
 
 def _pictures_of(*args: Any) -> Mapping[str, np.ndarray]:
@@ -59,7 +50,7 @@ class Summaries:
 
     def __init__(
         self,
-        writer: Any,
+        writer: MetricWriter | None,
         prefix: str,
         *,
         pictures: bool,
@@ -82,54 +73,49 @@ class Summaries:
     def write(
         self,
         found: Measurement,
-        convention: Convention,
-        scalars: Mapping[str, float],
+        own: Mapping[str, float],
         history: History,
     ) -> None:
-        """Writes a measurement.
+        """Writes a measurement, and its convention where that is new.
 
         Args:
           found: the measurement.
-          convention: of its numbers; written when it is new.
-          scalars: of the measurement and of the hook itself.
+          own: numbers of the hook itself.
           history: with this measurement in it.
         """
-        if self._writer is None:
-            return
-        if self._measured == 0:
-            self._begin()
+        if self._measured == 0 and self._hparams and self._open:
+            self._survive("write_summaries", lambda: write_layout(self._writer, self._prefix))
         step, spectrum = found.step, found.spectrum
-        self._attempt("write_scalars", step, lambda: scalars)
+        numbers = tagged(self._prefix, found.diagnostics) | self._tags(own)
+        self._attempt("write_scalars", lambda write: write(step, numbers))
         signal = spectrum.eigenvalues[spectrum.eigenvalues > spectrum.noise_floor]
         if signal.size:
-            self._attempt("write_histograms", step, lambda: {"log10_eigenvalues": np.log10(signal)})
+            logs = self._tags({"log10_eigenvalues": np.log10(signal)})
+            self._attempt("write_histograms", lambda write: write(step, logs))
         self._undrawn, self._history = found, history
         if self._measured & (self._measured - 1) == 0:  # 0 and the powers of two
             self._draw()
         self._measured += 1
-        if convention != self._announced:
+        convention = found.diagnostics.convention
+        if convention is not None and convention != self._announced:
             self.text(step, "convention", convention.describe())
             if self._hparams and self._announced is None:
                 hparams = convention.hparams(self._prefix)
-                if hasattr(self._writer, "write_hparams"):
-                    self._try("write_hparams", lambda: self._writer.write_hparams(hparams))
+                self._attempt("write_hparams", lambda write: write(hparams))
             self._announced = convention
 
     def scalar(self, step: int, name: str, value: float) -> None:
         """Writes one number."""
-        if self._writer is not None:
-            self._attempt("write_scalars", step, lambda: {name: value})
+        self._attempt("write_scalars", lambda write: write(step, self._tags({name: value})))
 
     def text(self, step: int, name: str, text: str) -> None:
         """Writes a text."""
-        if self._writer is not None:
-            self._attempt("write_texts", step, lambda: {name: text})
+        self._attempt("write_texts", lambda write: write(step, self._tags({name: text})))
 
     def finish(self) -> None:
         """Draws the last measurement, if it is not yet, and flushes the writer."""
-        if self._writer is not None:
-            self._draw()
-            self._flush()
+        self._draw()
+        self._flush()
 
     def abandon(self) -> None:
         """Flushes the writer, and drops what a late measurement would still write."""
@@ -145,44 +131,34 @@ class Summaries:
         """Writes again, as of a measurement that was begun after all."""
         self._open = True
 
-    def _flush(self) -> None:
-        try:
-            getattr(self._writer, "flush", lambda: None)()
-        except Exception as error:  # the writer is not ours, and training must go on
-            self._failures.of_writing("flush", error)
-
     def _draw(self) -> None:
         found, self._undrawn = self._undrawn, None
-        if found is not None and self._pictures:
-            self._attempt(
-                "write_images",
-                found.step,
-                lambda: _pictures_of(found, found.labels, list(self._history)),
-            )
-
-    def _begin(self) -> None:
-        """Writes what concerns the run as a whole."""
-        if self._hparams:
-            self._try("write_summaries", lambda: write_layout(self._writer, self._prefix))
-
-    def _attempt(self, kind: str, step: int, values: Callable[[], Mapping[str, Any]]) -> None:
-        """Writes what a function makes, which may fail too."""
-        if not hasattr(self._writer, kind):
+        if found is None or not self._pictures:
             return
 
-        def write() -> None:
-            tagged = self._tags(values())
+        def write_pictures(write: Callable[..., None]) -> None:
+            drawn = self._tags(_pictures_of(found, found.labels, list(self._history)))
             if self._open:  # still, as pictures take a while
-                getattr(self._writer, kind)(step, tagged)
+                write(found.step, drawn)
 
-        self._try(kind, write)
+        self._attempt("write_images", write_pictures)
 
-    def _try(self, kind: str, write: Callable[[], Any]) -> None:
+    def _flush(self) -> None:
+        flush = method_of(self._writer, "flush")
+        if flush is not None:
+            self._survive("flush", flush)
+
+    def _attempt(self, kind: Kind, use: Callable[[Callable[..., None]], None]) -> None:
+        """Calls a function with a method of the writer, if it has it and may still write."""
+        method = method_of(self._writer, kind)
+        if method is not None and self._open:
+            self._survive(kind, lambda: use(method))
+
+    def _survive(self, kind: Kind, job: Callable[[], object]) -> None:
         try:
-            if self._open:
-                write()
+            job()
         except Exception as error:  # the writer is not ours, and training must go on
             self._failures.of_writing(kind, error)
 
     def _tags(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {tag_of(name, self._prefix): value for name, value in values.items()}
+        return {tag_of(self._prefix, name): value for name, value in values.items()}

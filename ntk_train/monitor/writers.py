@@ -4,11 +4,12 @@
     add_scalar(tag, value, step)        `SummaryWriter` of tensorboardX and of PyTorch
     scalar(tag, value, step)            Flax's `SummaryWriter`
 
-What a writer has no method for is not written.
+What a writer has no method for is not written. To take another kind, give it a class here with the
+methods of `MetricWriter` that it has a use for, and a line in `as_metric_writer`.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 
@@ -17,8 +18,58 @@ from ntk_train.errors import KernelInputError
 _HISTOGRAM_BINS = 30  # as TensorFlow's summaries have
 
 
-def as_metric_writer(writer: Any) -> Any:
-    """A writer with the methods of clu's `MetricWriter`.
+class MetricWriter(Protocol):
+    """What the hook asks of a writer: to write numbers. The methods of `FullWriter` may be missing.
+
+    They are called on a thread beside the loop, one after the other.
+    """
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes numbers by tag."""
+
+
+class FullWriter(MetricWriter, Protocol):
+    """All that the hook has for a writer: the methods of clu's `MetricWriter`."""
+
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Writes images [N, H, W, C] by tag, uint8."""
+
+    def write_histograms(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes the distribution of all entries of each array, by tag."""
+
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
+        """Writes Markdown by tag."""
+
+    def write_hparams(self, hparams: Mapping[str, Any]) -> None:
+        """Writes the hyper-parameters of the run, once."""
+
+    def write_summaries(
+        self, step: int, values: Mapping[str, Any], metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Writes tensors by tag, for a plugin of TensorBoard that the metadata name."""
+
+    def flush(self) -> None:
+        """Writes what is still in memory."""
+
+
+Kind: TypeAlias = Literal[
+    "write_scalars",
+    "write_images",
+    "write_histograms",
+    "write_texts",
+    "write_hparams",
+    "write_summaries",
+    "flush",
+]
+
+
+def method_of(writer: object, kind: Kind) -> Callable[..., None] | None:
+    """A method of a writer; None where it has none of this kind, or there is no writer."""
+    return getattr(writer, kind, None)
+
+
+def as_metric_writer(writer: object) -> MetricWriter | None:
+    """What anybody may give the hook as its writer, with the methods of a `MetricWriter`.
 
     Args:
       writer: one that has them, a `SummaryWriter`, or None.
@@ -30,7 +81,7 @@ def as_metric_writer(writer: Any) -> Any:
         return None
     if not isinstance(writer, type):
         if callable(getattr(writer, "write_scalars", None)):
-            return writer
+            return cast(MetricWriter, writer)
         if callable(getattr(writer, "add_scalar", None)):
             return TagWriter(writer)
         if callable(getattr(writer, "scalar", None)):

@@ -89,13 +89,14 @@ def _kernel(run: Run, prefix: str, frames: int) -> str:
     title = ""
     if len(run.kernels) > 1:
         title = f'<h2 class="kernel">Kernel <code>{html.escape(prefix)}</code></h2>'
-    charts = [*training_charts(run), *kernel_charts(run, prefix)]
+    kernel = run.kernel(prefix)
+    charts = [*training_charts(run), *kernel_charts(kernel)]
     return (
-        f"{title}{parts.key_numbers(run, prefix)}"
+        f"{title}{parts.key_numbers(kernel)}"
         f"<section><h2>Over the steps</h2>{_grid(charts, run.step_range)}</section>"
-        f"{parts.layers(run, prefix)}{parts.pictures(run, prefix, frames)}"
+        f"{parts.layers(kernel)}{parts.pictures(kernel, frames)}"
         f"<section><h2>Convention</h2><p class='note'>What these numbers mean. Compare them only "
-        f"with those of the same one.</p>{parts.convention(run, prefix)}</section>"
+        f"with those of the same one.</p>{parts.convention(kernel)}</section>"
     )
 
 

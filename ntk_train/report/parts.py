@@ -10,7 +10,8 @@ import numpy as np
 
 from ntk_train.report.charts import data_uri, shown
 from ntk_train.report.curves import layer_series
-from ntk_train.report.read import Run, Series
+from ntk_train.report.read import Kernel, Run, Series
+from ntk_train.spectrum.quantities import CATALOGUE, quantity
 
 _PICTURES = {
     "spectrum": "Spectrum",
@@ -21,22 +22,25 @@ _PICTURES = {
 }
 
 
-def key_numbers(run: Run, prefix: str) -> str:
+_KEY_NUMBERS = (
+    "condition_number",
+    "lambda_max",
+    "effective_rank",
+    "relative_change",
+    "kernel_target_alignment",
+    "learning_rate_ratio",
+)
+
+
+def key_numbers(kernel: Kernel) -> str:
     """The numbers at the last step, large; with what they were at the first."""
     tiles = []
-    for name, text in (
-        ("condition_number", "condition number"),
-        ("lambda_max", "largest eigenvalue"),
-        ("effective_rank", "effective rank"),
-        ("relative_change", "relative change"),
-        ("kernel_target_alignment", "alignment with labels"),
-        ("learning_rate_ratio", "rate over critical"),
-    ):
-        series = run.scalars.get(f"{prefix}/{name}")
+    for name in _KEY_NUMBERS:
+        text, series = quantity(name).title, kernel.numbers.get(name)
         if series is None or not series.finite().steps.size:
             continue
         finite = series.finite()
-        bound = run.scalars.get(f"{prefix}/condition_is_lower_bound")
+        bound = kernel.numbers.get("condition_is_lower_bound")
         is_bound = name == "condition_number" and bound is not None and bound.last > 0
         was = f"was {shown(finite.values[0], False)}" if len(finite.values) > 1 else ""
         value = ("≥ " if is_bound else "") + shown(finite.last, False)
@@ -44,15 +48,11 @@ def key_numbers(run: Run, prefix: str) -> str:
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 
-def pictures(run: Run, prefix: str, most: int) -> str:
+def pictures(kernel: Kernel, most: int) -> str:
     """The pictures of some steps, the first and the last among them, with one slider for all."""
-    figures, own = [], {}
-    for tag, frames in sorted(run.images.items(), key=_picture_order):
-        start, _, name = tag.rpartition("/")
-        if start == prefix:
-            own[name] = frames
-    steps = _some(sorted(set().union(*own.values())), most)
-    for name, frames in own.items():
+    figures = []
+    steps = _some(sorted(set().union(*kernel.images.values())), most)
+    for name, frames in sorted(kernel.images.items(), key=_picture_order):
         # The latest stands first: without the script it is the one in sight.
         shown_steps = [step for step in steps if step in frames][::-1] or [max(frames)]
         title = html.escape(_PICTURES.get(name, name.replace("_", " ")))
@@ -82,7 +82,7 @@ def pictures(run: Run, prefix: str, most: int) -> str:
 
 
 def _picture_order(item: tuple[str, Any]) -> tuple[int, str]:
-    name = item[0].rpartition("/")[2]
+    name, _ = item
     return (list(_PICTURES).index(name) if name in _PICTURES else len(_PICTURES), name)
 
 
@@ -105,15 +105,14 @@ def smaller(png: bytes) -> bytes:
     return min(png, out.getvalue(), key=len)
 
 
-def layers(run: Run, prefix: str) -> str:
+def layers(kernel: Kernel) -> str:
     """A table of the layers at the last step, with bars of their shares of the trace."""
-    shares = layer_series(run, prefix, "trace_share")
+    shares = layer_series(kernel, "trace_share")
     if not shares:
         return ""
-    keys = {"lambda_max": "largest eigenvalue", "alignment": "alignment"}
-    keys["centred_alignment"] = "centred"
-    columns = {key: layer_series(run, prefix, key) for key in keys}
-    columns = {key: column for key, column in columns.items() if column}
+    others = [entry for entry in CATALOGUE if entry.of_layer and entry.name != "trace_share"]
+    columns = {entry.legend: layer_series(kernel, entry.name) for entry in others}
+    columns = {head: column for head, column in columns.items() if column}
     most = max([np.nan_to_num(s.values).max() for s in shares.values()]) or 1.0
     rows = []
     for name, series in shares.items():
@@ -128,7 +127,7 @@ def layers(run: Run, prefix: str) -> str:
         )
         share = shown(series.last, True)
         rows.append(f"<tr><th>{html.escape(name)}</th><td>{bar}</td><td>{share}</td>{cells}</tr>")
-    heads = "".join(f"<th>{keys[key]}</th>" for key in columns)
+    heads = "".join(f"<th>{head}</th>" for head in columns)
     step = max(series.steps[-1] for series in shares.values())
     return (
         f'<section><h2>Layers at step {step:,}</h2><p class="note">Share of the trace; the mark is '
@@ -138,9 +137,9 @@ def layers(run: Run, prefix: str) -> str:
     )
 
 
-def convention(run: Run, prefix: str) -> str:
+def convention(kernel: Kernel) -> str:
     """The convention, which is a table in Markdown, as one in HTML."""
-    text = run.texts.get(f"{prefix}/convention")
+    text = kernel.texts.get("convention")
     if text is None:
         return (
             '<p class="note">No convention was logged for this kernel: its numbers compare with '
@@ -196,18 +195,19 @@ def failures(run: Run) -> list[str]:
     """What went wrong, one sentence each: files, measurements, numbers."""
     found = list(run.problems)
     for prefix in run.kernels:
-        series = run.scalars.get(f"{prefix}/failures")
+        numbers = run.kernel(prefix).numbers
+        series = numbers.get("failures")
         if series is not None and series.last > 0:
             grew = series.steps[np.flatnonzero(np.diff(series.values, prepend=0) > 0)]
             found.append(
                 f"{prefix}: {series.last:.0f} measurements or writes failed, first noticed at "
                 f"step{'s' if len(grew) > 1 else ''} {_list(grew)}; the run's log says why."
             )
-        measured = run.scalars[f"{prefix}/lambda_max"]
+        measured = numbers["lambda_max"]
         zero = measured.steps[measured.values == 0]
         if len(zero):
             found.append(f"{prefix}: the kernel was zero at step {_list(zero)}.")
-        bound = run.scalars.get(f"{prefix}/condition_is_lower_bound")
+        bound = numbers.get("condition_is_lower_bound")
         if bound is not None and np.any(bound.values > 0):
             count = int(np.sum(bound.values > 0))
             found.append(

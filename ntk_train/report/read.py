@@ -7,12 +7,13 @@ an earlier one says of that tag from s on is of steps that were taken back, and 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ntk_train.errors import NTKError
+from ntk_train.monitor import tags
 from ntk_train.report.events import DamagedError, read_events
 
 _EVENT_FILES = "*tfevents*"
@@ -39,6 +40,27 @@ class Series:
     def last(self) -> float:
         """The value at the last step."""
         return float(self.values[-1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kernel:
+    """What a run says of one kernel, by the names of its numbers.
+
+    Attributes:
+      prefix: of its tags.
+      numbers: of the whole kernel, and of the hook itself.
+      layers: numbers of each layer, by its name, in the order in which they were logged.
+      images: as of `Run`.
+      histograms: as of `Run`.
+      texts: as of `Run`.
+    """
+
+    prefix: str
+    numbers: Mapping[str, Series]
+    layers: Mapping[str, Mapping[str, Series]]
+    images: Mapping[str, Mapping[int, bytes]]
+    histograms: Mapping[str, Mapping[int, np.ndarray]]
+    texts: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,6 +95,17 @@ class Run:
         steps = [series.steps for series in self.scalars.values()]
         return int(min(s[0] for s in steps)), int(max(s[-1] for s in steps))
 
+    def kernel(self, prefix: str) -> Kernel:
+        """What there is of one kernel."""
+        return Kernel(
+            prefix,
+            tags.by_name(prefix, self.scalars),
+            tags.by_layer(prefix, self.scalars),
+            tags.by_name(prefix, self.images),
+            tags.by_name(prefix, self.histograms),
+            tags.by_name(prefix, self.texts),
+        )
+
 
 def read_run(folder: pathlib.Path) -> Run:
     """Reads all event files of a folder, in the order in which they were begun.
@@ -93,7 +126,7 @@ def read_run(folder: pathlib.Path) -> Run:
             merged[key] = kept | dict(sorted(values.items()))
     of = {plugin: _of(merged, plugin) for plugin in ("scalars", "histograms", "images", "text")}
     scalars = {tag: _series(values) for tag, values in of["scalars"].items()}
-    kernels = _kernels(scalars)
+    kernels = tags.prefixes(scalars)
     if not kernels:
         shown = ", ".join(sorted(scalars)[:6]) or "none"
         msg = (
@@ -169,11 +202,6 @@ def _pngs(values: Mapping[int, np.ndarray]) -> dict[int, bytes]:
 def _text(values: Mapping[int, np.ndarray]) -> str:
     last = np.asarray(values[max(values)]).ravel()[0]
     return last.decode("utf-8", "replace") if isinstance(last, bytes) else str(last)
-
-
-def _kernels(tags: Iterable[str]) -> tuple[str, ...]:
-    ends = {tag.rpartition("/")[0] for tag in tags if tag.endswith("/lambda_max")}
-    return tuple(sorted(prefix for prefix in ends if f"{prefix}/condition_number" in tags))
 
 
 def _config(path: pathlib.Path) -> tuple[Mapping[str, Any] | None, str | None]:

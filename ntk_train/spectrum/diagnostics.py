@@ -2,8 +2,8 @@
 
     kernel, labels, logits, loss, layers, references  ->  Diagnostics  ->  {name: float}
 
-Names are without the hook's prefix: `lambda_max`, `kernel_target_alignment`,
-`layer/Dense_0/trace_share`. docs/diagnostics.md has a line on each.
+`quantities.py` says what each is. Names are without the hook's prefix: `lambda_max`,
+`kernel_target_alignment`; the numbers of a layer are in a record of its own.
 
 >>> import numpy as np
 >>> found = diagnose(np.diag([2.0, 1.0]), labels=np.array([0, 1]))
@@ -14,7 +14,7 @@ Names are without the hook's prefix: `lambda_max`, `kernel_target_alignment`,
 import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ntk_train.spectrum.alignment import kernel_target_alignment, top_space_alig
 from ntk_train.spectrum.convention import Convention, check_comparable, check_convention
 from ntk_train.spectrum.decay import entropy_rank, power_law
 from ntk_train.spectrum.eigen import Spectrum, checked_matrix, kernel_spectrum
-from ntk_train.spectrum.layers import layer_diagnostics
+from ntk_train.spectrum.layers import LayerDiagnostics, layer_diagnostics
 from ntk_train.spectrum.learning_rate import (
     CrossEntropy,
     SquaredLoss,
@@ -33,6 +33,8 @@ from ntk_train.spectrum.learning_rate import (
     critical_learning_rate,
 )
 from ntk_train.spectrum.reference import ReferenceKernels
+
+_Numbers = TypeVar("_Numbers", float, LayerDiagnostics)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,17 +72,27 @@ class Diagnostics:
 
     Attributes:
       spectrum: its eigenvalues.
-      values: all other numbers by name.
+      values: all other numbers of the whole kernel by name.
       convention: what they mean; None where it was not stated.
+      layers: the numbers of each layer by its name; empty where there were no layers.
     """
 
     spectrum: Spectrum
     values: Mapping[str, float]
     convention: Convention | None = None
+    layers: Mapping[str, LayerDiagnostics] = dataclasses.field(default_factory=dict)
+
+    def of_kernel(self) -> dict[str, float]:
+        """The numbers of the whole kernel by name."""
+        return {**self.spectrum.scalars(), **self.values}
 
     def scalars(self) -> dict[str, float]:
-        """All numbers by the names under which they are logged, without a prefix."""
-        return {**self.spectrum.scalars(), **self.values}
+        """All numbers by name, those of a layer as `layer/Dense_0/trace_share`."""
+        return self.of_kernel() | {
+            f"layer/{layer}/{name}": value
+            for layer, numbers in self.layers.items()
+            for name, value in numbers.scalars().items()
+        }
 
     def describe(self) -> str:
         """The convention and the numbers, as tables in Markdown."""
@@ -159,29 +171,33 @@ def diagnose(
         expected = "Training(loss, ...), as Training(CrossEntropy(), momentum=0.9), or None"
         check_type("training", training, Training, expected)
 
-    def add(argument: str, numbers: Callable[[], Mapping[str, float]]) -> bool:
+    def of(argument: str, numbers: Callable[[], Mapping[str, _Numbers]]) -> Mapping[str, _Numbers]:
         try:
-            values.update(numbers())
+            return numbers()
         except Exception as error:
             if lost is None:
                 raise
             lost(argument, error)
-            return False
-        return True
+            return {}
 
-    if labels is not None and not add("labels", lambda: _alignments(kernel, labels, top_k)):
-        labels = None
+    if labels is not None:
+        alignments = of("labels", lambda: _alignments(kernel, labels, top_k))
+        values |= alignments
+        labels = labels if alignments else None
     if training is not None and _is_full(kernel, convention):
-        add("training", lambda: _rates(kernel, training, logits))
+        values |= of("training", lambda: _rates(kernel, training, logits))
     if references is not None:
         check_type("references", references, ReferenceKernels, "ReferenceKernels or None")
         if step is None:
             msg = "step is None; with references the step of the kernel is needed."
             raise KernelInputError(msg)
-        add("references", lambda: references.scalars(kernel, step, convention, top_k=top_k))
+        values |= of(
+            "references", lambda: references.scalars(kernel, step, convention, top_k=top_k)
+        )
+    by_layer: Mapping[str, LayerDiagnostics] = {}
     if layers is not None:
-        add("layers", lambda: _of_layers(kernel, layers, labels))
-    return Diagnostics(spectrum, MappingProxyType(values), convention)
+        by_layer = of("layers", lambda: _of_layers(kernel, layers, labels))
+    return Diagnostics(spectrum, MappingProxyType(values), convention, by_layer)
 
 
 def _alignments(kernel: np.ndarray, labels: Any, top_k: int) -> dict[str, float]:
@@ -192,7 +208,9 @@ def _alignments(kernel: np.ndarray, labels: Any, top_k: int) -> dict[str, float]
     }
 
 
-def _of_layers(kernel: np.ndarray, layers: Mapping[str, Any], labels: Any) -> dict[str, float]:
+def _of_layers(
+    kernel: np.ndarray, layers: Mapping[str, Any], labels: Any
+) -> dict[str, LayerDiagnostics]:
     found = layer_diagnostics(layers, labels)
     shape = np.shape(next(iter(layers.values())))
     if shape != kernel.shape:
@@ -213,11 +231,7 @@ def _of_layers(kernel: np.ndarray, layers: Mapping[str, Any], labels: Any) -> di
             "kernel."
         )
         raise KernelInputError(msg)
-    return {
-        f"layer/{name}/{key}": value
-        for name, layer in found.items()
-        for key, value in layer.scalars().items()
-    }
+    return found
 
 
 _TOLERANCE = 0.01  # of the largest entry

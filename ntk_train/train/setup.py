@@ -120,7 +120,7 @@ def make_hook(
             **{name: config.ntk[name] for name in OPTIONS if name in config.ntk},
         )
     for name in hooks.keys() & kept.histories.keys():
-        hooks[name].history = kept.histories[name]
+        hooks[name].history.go_on_from(kept.histories[name])
     return hooks
 
 

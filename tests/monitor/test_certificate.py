@@ -90,7 +90,7 @@ def test_donated_parameters_are_measured_at_the_next_step(doubled):
         f, PROBE, every_steps=2, writer=writer, implementation="structured", pictures=False
     ) as hook:
         hook.prepare(params=params)
-        hook._pipeline._program.wait()
+        hook.pipeline._kernels._program.wait()
         for step in range(5):
             hook(step, params=params)
             params = step_of(params)

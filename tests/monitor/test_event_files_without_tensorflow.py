@@ -14,8 +14,9 @@ from tensorboard.util import tensor_util
 
 from ntk_train.monitor import tensorboard_writer, write_layout
 from ntk_train.monitor.dashboard import layout
-from ntk_train.monitor.summaries import tag_of
+from ntk_train.monitor.tags import tag_of, tagged
 from ntk_train.spectrum import ReferenceKernels, SquaredLoss, Training, diagnose
+from ntk_train.spectrum.quantities import CATALOGUE, quantity
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -61,8 +62,11 @@ def test_two_writers_of_one_second_do_not_overwrite_each_other(tmp_path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
 
 
-def logged_names():
-    """The numbers that `diagnose` makes of everything it takes, and those of the hook itself."""
+def logged_tags(prefix):
+    """Of what `diagnose` makes of everything it takes, and of the hook's own, with their entries.
+
+    By their tags, so that both the layout and the catalogue are compared with what is written.
+    """
     kernel = np.einsum("nm,op->nomp", np.diag([3.0, 2.0, 1.0]), np.eye(2))
     found = diagnose(
         kernel,
@@ -72,23 +76,21 @@ def logged_names():
         references=ReferenceKernels.start(kernel * 2, 0),
         step=1,
     )
-    return [*found.scalars(), "seconds", "time_share", "failures"]
+    own = [entry.name for entry in CATALOGUE if entry.needs == "hook"]
+    tags = [*tagged(prefix, found), *(tag_of(prefix, name) for name in own)]
+    return {tag: quantity(tag.split("/")[-1], layer="_layers/" in tag) for tag in tags}
 
 
 @pytest.mark.parametrize("probe", ["", "_test"])
 def test_the_layout_has_a_chart_for_all_that_is_logged(probe):
     kernel, training = layout("ntk").category
     patterns = {chart.title: chart.multiline.tag[0] for chart in kernel.chart}
-    left = {"power_law_first", "power_law_last"}  # where the fit lies, in its picture
-    for name in logged_names():
-        charts = [
-            t for t, pattern in patterns.items() if re.match(pattern, tag_of(name, f"ntk{probe}"))
-        ]
-        layers_alignment = name.startswith("layer/") and "alignment" in name
-        assert len(charts) == (0 if name in left or layers_alignment else 1), name
+    logged = logged_tags(f"ntk{probe}")
+    for tag, entry in logged.items():
+        charts = [title for title, pattern in patterns.items() if re.match(pattern, tag)]
+        assert charts == ([entry.panel] if entry.panel else []), tag
     for pattern in patterns.values():
-        names = [tag_of(name, f"ntk{probe}") for name in logged_names()]
-        assert any(re.match(pattern, name) for name in names), pattern
+        assert any(re.match(pattern, tag) for tag in logged), pattern
         assert not re.match(pattern, "other/trace")
     assert any(re.match(chart.multiline.tag[0], "train_loss") for chart in training.chart)
 

@@ -22,6 +22,16 @@ def test_a_full_history_spans_the_run_and_ends_with_the_last_step(size):
     assert len(history) >= size / 2
 
 
+def test_a_run_that_goes_on_has_the_numbers_of_both():
+    earlier, history = History(), History()
+    for step in range(3):
+        earlier.append(step, {"a": float(step)})
+    history.go_on_from(earlier)
+    history.append(3, {"a": 3.0})
+    assert history.curve("a") == ([0, 1, 2, 3], [0.0, 1.0, 2.0, 3.0])
+    assert len(earlier) == 3
+
+
 def test_a_curve_has_the_steps_at_which_its_number_was_there():
     history = History()
     history.append(0, {"a": 1.0})

@@ -147,7 +147,7 @@ def test_losing_donated_parameters_to_memory_ends_no_hook(monkeypatch, caplog):
         assert hook(step, params=now[-1])
         hook.wait()
         assert not hook(step, params=PARAMS)  # compiles what takes less
-        for future in hook._pipeline._program._futures():
+        for future in hook.pipeline._kernels._program._futures():
             future.result()
     assert hook.failures == 3
     assert caplog.text.count("params had been donated") == 3
@@ -165,7 +165,7 @@ def test_what_is_donated_before_it_is_tried_again_was_lost_to_memory(monkeypatch
     OutWhenFetched(monkeypatch)
     donated = jax.tree.map(jnp.copy, PARAMS)
     assert hook(1, params=donated)
-    assert hook._pipeline._worker.wait(10)
+    assert hook.pipeline._worker.wait(10)
     jax.jit(lambda p: jax.tree.map(jnp.sin, p), donate_argnums=0)(donated)
     assert hook.wait()
     assert "No kernel at step 1" in caplog.text

@@ -51,10 +51,10 @@ def test_a_failed_measurement_is_charged(monkeypatch):
 @pytest.mark.parametrize(("bound", "took"), [(0.01, 0.38), (0.1, 0.5), (0.5, 3.0)])
 def test_the_share_is_below_the_bound_from_the_second_on(bound, took):
     schedule = Schedule(every_steps=1)
-    overhead, spent, shares, now = Overhead(schedule, bound), 0.0, [], 0.0
+    overhead, spent, shares, now = Overhead(bound), 0.0, [], 0.0
     for step in range(4000):
-        if schedule.due(step, now):
-            overhead.begin()
+        if schedule.due(step, now, overhead.rests_until):
+            overhead.begin(now)
             now, spent = now + took, spent + took
             overhead.end(took)
             shares.append(spent / now)
@@ -69,10 +69,11 @@ def test_no_hook_of_several_logs_a_share_of_its_first_measurement():
     writer = Recorder()
 
     def last(found):
-        return hooks["b"].wait() and False  # a ends after b
+        a_ends_after_b = len(found.kernel) == len(PROBE)
+        return a_ends_after_b and hooks["b"].wait() and False
 
-    hooks = hooks_for(f, {"a": PROBE, "b": PROBE[:4]}, every_steps=1, writer=writer)
-    hooks["a"]._stop_when = last
+    probes = {"a": PROBE, "b": PROBE[:4]}
+    hooks = hooks_for(f, probes, every_steps=1, writer=writer, stop_when=last)
     for step in range(2):
         hooks(step, params=PARAMS)
         hooks.wait()

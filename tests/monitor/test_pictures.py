@@ -11,7 +11,6 @@ import pytest
 from ntk_train import NTKHook
 from ntk_train.monitor.pictures import change_picture, kernel_picture, layers_picture, pictures_of
 from ntk_train.monitor.pictures.canvas import number, shortened
-from ntk_train.monitor.pictures.gallery import layers_of
 from ntk_train.monitor.pictures.heatmap import _cosines, _order
 from ntk_train.spectrum import Diagnostics, ReferenceKernels, Spectrum, diagnose
 from ntk_train.spectrum.layers import LayerDiagnostics
@@ -26,12 +25,7 @@ class Measured:
 
 def measured(kernel, layers=None, **kwargs):
     found = diagnose(kernel, step=5, **kwargs)
-    numbers = {
-        f"layer/{name}/{key}": value
-        for name, layer in (layers or {}).items()
-        for key, value in layer.scalars().items()
-    }
-    return Measured(5, kernel, dataclasses.replace(found, values={**found.values, **numbers}))
+    return Measured(5, kernel, dataclasses.replace(found, layers=layers or {}))
 
 
 def gram(n, seed=0):
@@ -61,8 +55,7 @@ CASES = {
 def test_pictures_of_any_kernel(case):
     measurement, labels = CASES[case]
     pictures = pictures_of(measurement, labels)
-    of_layers = any(name.startswith("layer/") for name in measurement.diagnostics.values)
-    layers = {"layers"} if of_layers else set()
+    layers = {"layers"} if measurement.diagnostics.layers else set()
     assert set(pictures) == {"spectrum", "eigenvalues", "kernel"} | layers
     for name, picture in pictures.items():
         assert picture.dtype == np.uint8, name
@@ -84,7 +77,7 @@ def test_layers_of_a_hook_are_drawn():
     )
     with hook:
         hook(0, params={"a": {"w": jnp.ones((3, 5))}, "b": {"w": jnp.ones((5, 1))}})
-    drawn = layers_of(found[0].diagnostics.scalars())
+    drawn = found[0].diagnostics.layers
     assert set(drawn) == set(found[0].layers) == {"a", "b"}
     want = layers_picture(drawn, "Layers, step 0")
     np.testing.assert_array_equal(pictures_of(found[0])["layers"][0], want)

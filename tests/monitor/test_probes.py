@@ -9,6 +9,7 @@ import pytest
 
 from ntk_train import KernelInputError, NTKHook, ntk
 from ntk_train.monitor import HookSet, hooks_for, split_by_class
+from ntk_train.monitor.pipeline import Pipeline
 from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
 
 OTHER = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
@@ -76,6 +77,15 @@ def test_max_overhead_bounds_the_time_of_all_together():
     hooks.wait()
 
 
+def test_a_set_leaves_its_hooks_as_they_are():
+    alone = {name: NTKHook(f, PROBE, every_steps=step) for name, step in (("a", 2), ("b", 3))}
+    before = {name: (hook.schedule, hook.overhead) for name, hook in alone.items()}
+    hooks = HookSet(alone)
+    assert [hooks(step, params=PARAMS) for step in range(4)] == [True, False, True, False]
+    assert {name: (hook.schedule, hook.overhead) for name, hook in alone.items()} == before
+    assert [found.step for found in hooks.latest.values()] == [2, 2]
+
+
 def test_one_that_fails_takes_no_other_along(caplog):
     broken = NTKHook(lambda p, x: f(p, x) * 1j, PROBE, every_steps=1, prefix="broken")
     hooks = HookSet({"broken": broken, "works": NTKHook(f, PROBE, every_steps=1)})
@@ -123,13 +133,13 @@ def test_the_time_to_wait_and_to_close_is_that_of_all_together(monkeypatch):
 
     hooks, given = hooks_for(f, {"a": PROBE, "b": OTHER, "c": PROBE}, every_steps=1), []
     for method in ("wait", "close"):
-        monkeypatch.setattr(NTKHook, method, slow)
+        monkeypatch.setattr(Pipeline, method, slow)
         getattr(hooks, method)(0.5)
         first, second, third = given[-3:]
         assert 0.4 < first <= 0.5
         assert second <= 0.2
         assert third == 0
-    monkeypatch.setattr(NTKHook, "wait", lambda self, timeout: timeout is None)
+    monkeypatch.setattr(Pipeline, "wait", lambda self, timeout: timeout is None)
     assert hooks.wait()
 
 

@@ -12,13 +12,11 @@ def ran(schedule, steps):
 
 def test_a_rest_leaves_out_the_period_and_no_step_by_name():
     schedule = Schedule(every_steps=2, on_steps=[5], last_step=7)
-    schedule.rest(1e9)  # nothing has run yet
     assert schedule.due(0, 0.0)
-    schedule.rest(10.0)
-    ran = [step for step in range(1, 8) if schedule.due(step, float(step))]
+    ran = [step for step in range(1, 8) if schedule.due(step, float(step), rests_until=10.0)]
     assert ran == [5, 7]
-    assert not schedule.due(9, 9.9)  # past 8, in the rest
-    assert schedule.due(10, 10.0)
+    assert not schedule.due(9, 9.9, rests_until=10.0)  # past 8, in the rest
+    assert schedule.due(10, 10.0, rests_until=10.0)
 
 
 def test_every_steps_from_the_first():

@@ -1,5 +1,7 @@
 """Writers of others, as their users have them: read back by TensorBoard."""
 
+import typing
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ import tensorboardX
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from ntk_train import NTKHook
+from ntk_train.monitor import tensorboard_writer
 from ntk_train.monitor.dashboard import layout
+from ntk_train.monitor.writers import FullWriter, Kind, MetricWriter, method_of
 from tests.monitor.test_event_files_without_tensorflow import read
 from tests.monitor.test_hook import PARAMS, PROBE, f
 
@@ -80,3 +84,13 @@ def test_what_a_writer_has_no_method_for_is_not_written(caplog):
     ((step, scalars),) = writer.written
     assert step == 0
     assert scalars["ntk/lambda_max"] == hook.latest.spectrum.lambda_max
+
+
+def test_our_own_writer_has_all_that_the_hook_has(tmp_path):
+    writer: FullWriter = tensorboard_writer(tmp_path)
+    kinds = typing.get_args(Kind)
+    assert all(method_of(writer, kind) for kind in kinds)
+    assert not any(method_of(None, kind) for kind in kinds)
+    methods = {name for name in vars(FullWriter) | vars(MetricWriter) if not name.startswith("_")}
+    assert methods == set(kinds)
+    writer.flush()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from ntk_train.monitor import tensorboard_writer
-from ntk_train.monitor.summaries import tag_of
+from ntk_train.monitor.tags import tag_of, tagged
 from ntk_train.spectrum import ReferenceKernels, diagnose
 
 CONVENTION = "| convention | value |\n|---|---|\n| outputs | trace <b> |\n| num examples | 6 |"
@@ -29,8 +29,9 @@ def write_steps(writer, steps, *, prefix="ntk", failures=0, picture=True):
             references=references,
             step=step,
         )
-        values = {**found.scalars(), "seconds": 0.1, "failures": failures, "time_share": 0.01}
-        writer.write_scalars(step, {tag_of(name, prefix): v for name, v in values.items()})
+        own = {"seconds": 0.1, "failures": failures, "time_share": 0.01}
+        own = {tag_of(prefix, name): value for name, value in own.items()}
+        writer.write_scalars(step, tagged(prefix, found) | own)
         writer.write_scalars(step, {"train_loss": 2.0 / (step + 1), "eval_accuracy": step / 100})
         logs = np.log10(found.spectrum.eigenvalues)
         writer.write_histograms(step, {f"{prefix}/log10_eigenvalues": logs})

@@ -18,7 +18,7 @@ from clu import metric_writers
 
 from configs import default
 from ntk_train import main
-from ntk_train.monitor import NTKHook
+from ntk_train.monitor.pipeline import Pipeline
 from ntk_train.monitor.program import KernelProgram
 from ntk_train.train import train_and_evaluate
 from ntk_train.train.loop import _Run
@@ -48,14 +48,14 @@ def without_the_hook(workdir):
 @pytest.fixture
 def faults(monkeypatch):
     """NaN parameters at step 1, no memory at steps 4 and 7, a writer that fails at histograms."""
-    follow, start = NTKHook.follow, KernelProgram.start
+    at_step, start = Pipeline.at_step, KernelProgram.start
     now = []
 
-    def nan_at_one(self, step, due, params, *rest):
-        now.append(step)
-        if step == 1:
+    def nan_at_one(self, request, due, params, model_state):
+        now.append(request.step)
+        if request.step == 1:
             params = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
-        return follow(self, step, due, params, *rest)
+        return at_step(self, request, due, params, model_state)
 
     def exhausted(self, *args, **kwargs):
         if now[-1] in (4, 7):
@@ -65,7 +65,7 @@ def faults(monkeypatch):
     def full(self, step, arrays, num_buckets=None):
         raise OSError("disk full")
 
-    monkeypatch.setattr(NTKHook, "follow", nan_at_one)
+    monkeypatch.setattr(Pipeline, "at_step", nan_at_one)
     monkeypatch.setattr(KernelProgram, "start", exhausted)
     monkeypatch.setattr(metric_writers.AsyncMultiWriter, "write_histograms", full)
 

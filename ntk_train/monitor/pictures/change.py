@@ -6,11 +6,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ntk_train.monitor.pictures.canvas import BLUE, VERMILION, label, log_axis, new_canvas, number
+from ntk_train.spectrum.quantities import quantity
 
-_CURVES = {
-    "relative_change": ("relative change", BLUE, "o"),
-    "kernel_distance": ("kernel distance", VERMILION, "s"),
-}
+_CURVES = {"relative_change": (BLUE, "o"), "kernel_distance": (VERMILION, "s")}
 
 
 def change_picture(
@@ -45,7 +43,7 @@ def change_picture(
     axes.set_xlim(start, max(steps.max(), start + 1))
     log_axis(axes, "y", values.min(), values.max())
     for name, curve in curves.items():
-        text, colour, marker = _CURVES[name]
+        colour, marker = _CURVES[name]
         style = {"marker": marker, "markersize": 3, "clip_on": False}
         if len(curve) > 60:
             style = {}
@@ -55,7 +53,7 @@ def change_picture(
             color=colour,
             linewidth=1.3,
             **style,
-            label=f"{text} {number(curve[-1, 1])}",
+            label=f"{quantity(name).title} {number(curve[-1, 1])}",
         )
     canvas.figure.legend(
         loc="upper left",

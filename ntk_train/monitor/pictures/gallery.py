@@ -11,7 +11,6 @@ from ntk_train.monitor.pictures.heatmap import kernel_picture
 from ntk_train.monitor.pictures.layers import layers_picture
 from ntk_train.monitor.pictures.spectrum import eigenvalue_histogram, spectrum_picture
 from ntk_train.spectrum import Diagnostics
-from ntk_train.spectrum.layers import LayerDiagnostics
 
 
 @runtime_checkable
@@ -52,31 +51,15 @@ def pictures_of(
       ModuleNotFoundError: matplotlib is not installed.
     """
     step, found = measurement.step, measurement.diagnostics
-    values = found.scalars()
     pictures = {
         "spectrum": spectrum_picture(found.spectrum, f"Spectrum, step {step}", found.values),
         "eigenvalues": eigenvalue_histogram(found.spectrum, f"Eigenvalues, step {step}"),
         "kernel": kernel_picture(measurement.kernel, f"Kernel, step {step}", labels),
     }
     past = [(earlier, numbers) for earlier, numbers in history if earlier != step]
-    change = change_picture([*past, (step, values)], f"Change, to step {step}")
+    change = change_picture([*past, (step, found.values)], f"Change, to step {step}")
     if change is not None:
         pictures["change"] = change
-    layers = layers_of(values)
-    if layers:
-        pictures["layers"] = layers_picture(layers, f"Layers, step {step}")
+    if found.layers:
+        pictures["layers"] = layers_picture(found.layers, f"Layers, step {step}")
     return {name: picture[None] for name, picture in pictures.items()}
-
-
-def layers_of(values: Mapping[str, float]) -> dict[str, LayerDiagnostics]:
-    """The records of layers out of numbers by the names `layer/<name>/trace_share` and so on."""
-    found: dict[str, dict[str, float]] = {}
-    for name, value in values.items():
-        if name.startswith("layer/"):
-            layer, _, key = name.removeprefix("layer/").rpartition("/")
-            found.setdefault(layer, {})[key] = value
-    return {
-        layer: LayerDiagnostics(**numbers)
-        for layer, numbers in found.items()
-        if {"trace_share", "lambda_max"} <= set(numbers)
-    }

@@ -1,7 +1,6 @@
 """What each layer makes of the kernel: its share of the trace, and its largest eigenvalue."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,16 +15,19 @@ from ntk_train.monitor.pictures.canvas import (
     new_canvas,
     shortened,
 )
+from ntk_train.spectrum.layers import LayerDiagnostics
 
 _LETTERS = 22
 _NAMED = 30  # layers whose names fit at the largest height
 
 
-def layers_picture(layers: Mapping[str, Any], title: str) -> UInt8[np.ndarray, "height width 3"]:
+def layers_picture(
+    layers: Mapping[str, LayerDiagnostics], title: str
+) -> UInt8[np.ndarray, "height width 3"]:
     """Draws bars of the trace's shares, and dots of the largest eigenvalues on a log axis.
 
     Args:
-      layers: records with `trace_share` and `lambda_max` by layer, in the order of the network.
+      layers: their numbers, in the order of the network.
       title: the first line.
 
     Raises:
