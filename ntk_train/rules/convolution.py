@@ -50,7 +50,7 @@ def factors(equation: Equation, weight: int) -> Factors | None:
             params["rhs_dilation"],
         )  # [batch, *positions, taps, channels]
         k, c = seen.shape[-2:]
-        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, k * (c // r))
+        return seen.reshape(t, k, r, c // r).transpose(2, 0, 1, 3).reshape(r, t, k * (c // r))
 
     # What one row of taps sees: the patches of all rows take as many times the input's memory.
     rows = range(taps[0]) if len(taps) > 1 and taps[0] > 1 else ()
@@ -58,7 +58,7 @@ def factors(equation: Equation, weight: int) -> Factors | None:
 
     def g_factor(g: jax.Array) -> jax.Array:
         g = g.transpose(out_spec[0], *out_spec[2:], out_spec[1])
-        return jnp.moveaxis(g.reshape(t, r, b), 1, 0)
+        return g.reshape(t, r, b).transpose(1, 0, 2)
 
     x_factor = functools.partial(seen_by, 0, taps)
     return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r), pieces)
