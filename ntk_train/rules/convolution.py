@@ -1,6 +1,8 @@
 """Convolutions: dense layers of the patches that the kernel's taps see.
 
 y[r,t,b] = sum_a x[r,t,a] w[r,a,b],   t output positions, a = channels x taps, r feature groups
+
+XLA's CPU compiler has fast code for few forms of them; `on_cpu` brings an equation to one of these.
 """
 
 import functools
@@ -40,7 +42,7 @@ def factors(equation: Equation, weight: int) -> Factors | None:
         if first:
             low, high = padding[0]
             padding[0] = (low - first * params["rhs_dilation"][0], high)
-        seen = patches(
+        seen = _patches(
             x,
             taps,
             [out_shape[axis] for axis in out_spec[2:]],
@@ -50,7 +52,7 @@ def factors(equation: Equation, weight: int) -> Factors | None:
             params["rhs_dilation"],
         )  # [batch, *positions, taps, channels]
         k, c = seen.shape[-2:]
-        return jnp.moveaxis(seen.reshape(t, k, r, c // r), 2, 0).reshape(r, t, k * (c // r))
+        return seen.reshape(t, k, r, c // r).transpose(2, 0, 1, 3).reshape(r, t, k * (c // r))
 
     # What one row of taps sees: the patches of all rows take as many times the input's memory.
     rows = range(taps[0]) if len(taps) > 1 and taps[0] > 1 else ()
@@ -58,7 +60,7 @@ def factors(equation: Equation, weight: int) -> Factors | None:
 
     def g_factor(g: jax.Array) -> jax.Array:
         g = g.transpose(out_spec[0], *out_spec[2:], out_spec[1])
-        return jnp.moveaxis(g.reshape(t, r, b), 1, 0)
+        return g.reshape(t, r, b).transpose(1, 0, 2)
 
     x_factor = functools.partial(seen_by, 0, taps)
     return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r), pieces)
@@ -71,7 +73,7 @@ def operations(equation: Equation) -> int:
     return 2 * size_of(equation.outvars[0]) * math.prod(w_shape) // features
 
 
-def patches(
+def _patches(
     x: jax.Array,
     taps: Sequence[int],
     positions: Sequence[int],
@@ -146,7 +148,7 @@ def on_cpu(equation: Equation, values: Sequence[jax.Array]) -> list[jax.Array]:
     out = jax.eval_shape(convolve, x, w)
     groups = params["feature_group_count"] * params["batch_group_count"]
     if groups == 1 and math.prod(out.shape[1:-1]) <= _FEW_POSITIONS:
-        seen = patches(
+        seen = _patches(
             x,
             w.shape[:-2],
             out.shape[1:-1],

@@ -5,7 +5,7 @@ from ntk_train.rules.rule import Scale
 
 
 def by_nothing(_equation: Equation, _weight: int) -> list[Scale]:
-    """A weight in another type."""
+    """A weight in another type, or over other devices."""
     return []
 
 

@@ -45,6 +45,7 @@ RULES: Mapping[Any, Rule] = {
     lax.div_p: Rule(scales=scales.by_the_divisor, entrywise=True),
     lax.mul_p: Rule(scales=scales.by_the_other, entrywise=True),
     lax.neg_p: Rule(scales=scales.by_minus_one),
+    lax.sharding_constraint_p: Rule(scales=scales.by_nothing),
     # Entries of several inputs are added, chosen or put beside each other.
     add_any_p: Rule(keeps_order=True, entrywise=True),
     lax.add_p: Rule(keeps_order=True, entrywise=True),
