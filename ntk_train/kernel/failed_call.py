@@ -116,8 +116,6 @@ def _remedies(
         yield _OF_FLAX[type(error).__name__]
     if hasattr(params, "params") and hasattr(params, "apply_fn"):
         yield "params is a TrainState: pass state.params, and its statistics as model_state=."
-    if hasattr(params, "params") and hasattr(params, "apply_fn"):
-        yield "params is a TrainState: pass state.params, and its statistics as model_state=."
 
 
 def _of_f(f: ApplyFn, model_state: PyTree, params: PyTree, x: PyTree) -> Iterator[str]:
