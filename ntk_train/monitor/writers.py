@@ -9,7 +9,7 @@ methods of `MetricWriter` that it has a use for, and a line in `as_metric_writer
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias, cast
+from typing import Any, Literal, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ntk_train.errors import KernelInputError
 _HISTOGRAM_BINS = 30  # as TensorFlow's summaries have
 
 
+@runtime_checkable
 class MetricWriter(Protocol):
     """What the hook asks of a writer: to write numbers. The methods of `FullWriter` may be missing.
 
@@ -28,6 +29,7 @@ class MetricWriter(Protocol):
         """Writes numbers by tag."""
 
 
+@runtime_checkable
 class FullWriter(MetricWriter, Protocol):
     """All that the hook has for a writer: the methods of clu's `MetricWriter`."""
 
