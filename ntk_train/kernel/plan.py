@@ -207,7 +207,7 @@ class Choices:
     pieces: bool | None = None
     blocks: Blocks | None = None
     streamed: bool | None = None
-    examples: float | None = None
+    examples: float | int | None = None
 
 
 FREE = Choices()

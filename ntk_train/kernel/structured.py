@@ -40,7 +40,7 @@ def prepare(problem: KernelProblem, groups: Groups, choices: Choices = FREE) -> 
 
 
 def _tiles(
-    plan: Plan, plan_of: Callable[[KernelProblem], Plan], examples: float | None
+    plan: Plan, plan_of: Callable[[KernelProblem], Plan], examples: float | int | None
 ) -> Tiles | None:
     """Half as many examples at a time, again and again, until their rows fit in memory."""
     problem = plan.problem

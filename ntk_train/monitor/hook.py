@@ -18,7 +18,7 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -38,6 +38,8 @@ from ntk_train.monitor.summaries import Summaries
 from ntk_train.monitor.switches import TracedError, refuse_traced, tracing
 from ntk_train.monitor.writers import as_metric_writer
 from ntk_train.spectrum import CrossEntropy, ReferenceKernels, Training
+
+AnyHook = TypeVar("AnyHook", bound="Hook")
 
 
 class Hook:
@@ -157,7 +159,7 @@ class Hook:
             for pipeline in self.pipelines.values():
                 stack.callback(close, pipeline)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: AnyHook) -> AnyHook:
         """Returns itself."""
         return self
 
