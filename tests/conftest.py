@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -16,6 +17,14 @@ jax.config.update("jax_enable_x64", True)
 _FLAGS = os.environ.get("XLA_FLAGS", "")
 if "xla_backend_optimization_level=0" in _FLAGS and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_cpu_use_fusion_emitters=false"
+
+
+@pytest.fixture
+def without_type_checks():
+    """Users have none: the checks of the library itself must do."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ make by mistake: a module for a function, a seed for a key, labels in the place 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from flax import nnx
@@ -448,12 +447,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _without_type_checks():
-    """Users have none: the checks of the library itself must do."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("without_type_checks")
 
 
 @pytest.mark.parametrize(("wrong", "words"), ROWS)

@@ -1,6 +1,7 @@
 """The convention of the kernel that a hook computes, and how exactly its products are rounded."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,9 +57,10 @@ def convention_of(
 
 
 def rounding_of(
-    problem: KernelProblem,
+    precision: str | None,
+    theta: Sequence[Any],
     kernel: Any,
-    outputs: list[Any],
+    outputs: Sequence[Any],
     of_f: int | None,
     device: str | None = None,
 ) -> float:
@@ -68,15 +70,16 @@ def rounding_of(
     eigenvalue by about eps_J^2 lambda_max (Weyl's inequality for the singular values of J).
 
     Args:
-      problem: of the kernel.
+      precision: of the kernel's products, as in `ntk_train.ntk`.
+      theta: the differentiated leaves, or their shapes and dtypes.
       kernel: its shape and dtype.
       outputs: shapes and dtypes of the leaves of f's outputs.
       of_f: as of `convention_of`.
       device: as of `ntk_train.program.rounding.factor_bits`.
     """
-    own = kernel_product_bits(problem.precision, kernel.dtype, device)
+    own = kernel_product_bits(precision, kernel.dtype, device)
     of_product = max(float(jnp.finfo(kernel.dtype).eps), 0.0 if own is None else 2.0 ** -(own + 1))
-    dtypes = {leaf.dtype for leaf in (*problem.theta, *outputs)}
+    dtypes = {leaf.dtype for leaf in (*theta, *outputs)}
     of_dtypes = max(float(jnp.finfo(dtype).eps) for dtype in dtypes)
     of_jacobian = max(of_dtypes, 0.0 if of_f is None else 2.0**-of_f)
     rows = kernel.shape[0] * (kernel.shape[1] if kernel.ndim == 4 else 1)

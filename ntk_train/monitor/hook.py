@@ -369,7 +369,7 @@ def _countdown(timeout: float | int) -> Callable[[], float]:
         nonlocal end
         if end is None:
             end = time.monotonic() + timeout
-            return timeout
+            return float(timeout)
         return max(0.0, end - time.monotonic())
 
     return left

@@ -149,7 +149,7 @@ class KernelProgram:
         if checked:
             self._certifier = Certifier(f, probe, options, self._unflatten, arrays)
         self.convention = convention_of(f, problem, name, options, kernel_info, outputs, of_f)
-        self.eps = rounding_of(problem, kernel_info, outputs, of_f)
+        self.eps = rounding_of(problem.precision, problem.theta, kernel_info, outputs, of_f)
         # Under `jax.set_mesh` what is on no mesh goes to all its devices.
         self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
         self._compile(lowered, coupling, arrays)

@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def _patches(
     return jnp.stack(shifted, axis=-2)
 
 
-def on_cpu(equation: Equation, values: Sequence[jax.Array]) -> list[jax.Array]:
+def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     """A convolution in a form that XLA's CPU compiler has fast code for.
 
     It brings other layouts to channels-last in the main program alone, and swaps kernel and input

@@ -12,6 +12,8 @@ from ntk_train import KernelInputError, KernelOperator, NTKHook, certify, explai
 from ntk_train.kernel.auto import REFERENCES
 from ntk_train.kernel.options import IMPLEMENTATIONS, MODES, KernelOptions
 
+pytestmark = pytest.mark.usefixtures("without_type_checks")
+
 FIELDS = {field.name: field for field in dataclasses.fields(KernelOptions)}
 WRONG = {
     "outputs": "traced",

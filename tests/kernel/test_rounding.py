@@ -167,6 +167,7 @@ def test_a_precision_is_written_with_what_ran(precision, of_f, device, expected)
 
 
 @pytest.mark.parametrize("name", ["exact", "HIGHEST", "DEFAULT", "", 32, jax.lax.Precision.HIGH])
+@pytest.mark.usefixtures("without_type_checks")
 def test_a_name_that_is_not_known_is_refused_everywhere(name):
     x, f = jnp.eye(3), lambda w, x: jnp.tanh(x @ w)
     for call in (

@@ -1,7 +1,5 @@
 """The noise floor is that of the products that ran, by name of the precision and device."""
 
-import types
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,9 +12,8 @@ EPS = 2.0**-23
 
 def rounding(precision, of_f, device, dtype=jnp.float32):
     leaf = jax.ShapeDtypeStruct((3, 2), dtype)
-    problem = types.SimpleNamespace(precision=precision, theta=[leaf])
     kernel = jax.ShapeDtypeStruct((ROWS, ROWS), dtype)
-    return rounding_of(problem, kernel, [leaf], of_f, device)
+    return rounding_of(precision, [leaf], kernel, [leaf], of_f, device)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +45,5 @@ def test_products_in_float64_are_not_rounded():
 
 def test_parameters_in_bfloat16_round_the_jacobian():
     leaf = jax.ShapeDtypeStruct((3, 2), jnp.bfloat16)
-    problem = types.SimpleNamespace(precision="highest", theta=[leaf])
     kernel = jax.ShapeDtypeStruct((ROWS, ROWS), jnp.float32)
-    assert rounding_of(problem, kernel, [leaf], None, "gpu") == 2.0**-14 / ROWS
+    assert rounding_of("highest", [leaf], kernel, [leaf], None, "gpu") == 2.0**-14 / ROWS
