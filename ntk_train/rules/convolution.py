@@ -131,7 +131,7 @@ def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     Returns:
       The output, in the layout that the equation asks for.
     """
-    x, w = values
+    x, w = map(jnp.asarray, values)  # constants of a program are of NumPy
     params = equation.params
     specs = params["dimension_numbers"]
     (n, c, *xs), (o, i, *ws), (out_n, out_c, *outs) = specs
