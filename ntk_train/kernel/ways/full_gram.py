@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ntk_train.kernel.labelled import Labelled, distinct, labelled, product
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.inputs import gram_of_inputs
-from ntk_train.kernel.ways.way import Cotangents, Kept, Setting, Uses, Way, of_one_dtype
+from ntk_train.kernel.ways.way import Kept, Setting, Way, of_one_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +55,6 @@ class FullGram(Way):
         # Without any product of matrices what is spared is a few loops: 1.3 times as fast at a
         # width of 256, and slower at 1024.
         return left == right == sizes.t == sizes.s == 1 and width <= machine.stacked
-
-    @property
-    def kept_numbers(self) -> int:
-        """Of the cotangents; the inputs are the same for all rows of an example."""
-        return self.sizes.of("rtb")
-
-    def of_outputs(self, uses: Uses, cotangents: Cotangents) -> jax.Array:  # noqa: ARG002
-        """g[o,r,t,b]."""
-        return cotangents.g()
 
     def together(self, members: Sequence[jax.Array]) -> list[jax.Array]:
         """Side by side along r."""

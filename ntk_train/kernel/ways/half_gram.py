@@ -10,13 +10,11 @@ the other two orders of the products.)
 import dataclasses
 from collections.abc import Hashable
 
-import jax
-
 from ntk_train._jax import after
 from ntk_train.kernel.labelled import Labelled, distinct, flat, labelled, product, side_by_side
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.inputs import gram_of_inputs
-from ntk_train.kernel.ways.way import Cotangents, Kept, Setting, Uses, Way, is_small
+from ntk_train.kernel.ways.way import Kept, Setting, Way, is_small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +34,6 @@ class HalfGram(Way):
     def product(self, setting: Setting) -> Hashable | None:
         """The last products of small layers are one."""
         return "half gram" if is_small(setting, self.sizes.of("rsb")) else None
-
-    @property
-    def kept_numbers(self) -> int:
-        """Of the cotangents; the inputs are the same for all rows of an example."""
-        return self.sizes.of("rtb")
-
-    def of_outputs(self, uses: Uses, cotangents: Cotangents) -> jax.Array:  # noqa: ARG002
-        """g[o,r,t,b]."""
-        return cotangents.g()
 
     def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
         """Z of all members with their g, in one product."""

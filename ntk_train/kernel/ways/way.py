@@ -137,9 +137,9 @@ class Way(abc.ABC):
         """Parameters for which this is equal are contracted as one; None for one on its own."""
 
     @property
-    @abc.abstractmethod
     def kept_numbers(self) -> int:
-        """Numbers that are held for one row of the Jacobian."""
+        """Numbers that are held for one row of the Jacobian: those of g, as all rows share x."""
+        return self.cotangent_numbers
 
     @property
     def row_numbers(self) -> int:
@@ -167,9 +167,9 @@ class Way(abc.ABC):
         """What is kept of one example for all of its rows."""
         return [uses.x()]
 
-    @abc.abstractmethod
-    def of_outputs(self, uses: Uses, cotangents: Cotangents) -> jax.Array:
+    def of_outputs(self, uses: Uses, cotangents: Cotangents) -> jax.Array:  # noqa: ARG002
         """What is kept of the rows of some outputs of one example: [o, ...]."""
+        return cotangents.g()
 
     def together(self, members: Sequence[jax.Array]) -> list[jax.Array]:
         """What was kept of the members of one product, as it is contracted."""
