@@ -70,6 +70,12 @@ class Certificate:
         return sorted((name for name in ratios if ratios[name] > 1), key=lambda name: -ratios[name])
 
     @property
+    def worst(self) -> tuple[float, float]:
+        """Deviation and tolerance of the first part that is wrong, where there is one."""
+        name = self.wrong[0]
+        return self.deviations[name], self.tolerances[name]
+
+    @property
     def holds(self) -> bool:
         """Whether no part deviates by more than its tolerance."""
         return not self.wrong

@@ -76,8 +76,7 @@ def blame(
       x2: the other inputs, or None.
       options: of the kernel.
     """
-    worst = certificate.wrong[0]
-    by, tolerance = certificate.deviations[worst], certificate.tolerances[worst]
+    by, tolerance = certificate.worst
     text = (
         "the kernel is wrong: v^T Theta v differs from ||J^T v||^2, from plain derivatives of f, "
         f"by {by:.2g} of it (tolerance {tolerance:.2g}). "

@@ -207,8 +207,7 @@ class Kernels:
         certificate, implementation = fetched.certificate, program.convention.implementation
         if certificate is None or certificate.holds:
             return
-        worst = certificate.wrong[0]
-        by, tolerance = certificate.deviations[worst], certificate.tolerances[worst]
+        by, tolerance = certificate.worst
         if program.is_coupled or fetched.is_coupled:
             return  # which has been said: no other way to take examples one by one would help
         if implementation == "jacobian_contraction":
