@@ -63,7 +63,11 @@ class FullGram(Way):
         return [jnp.concatenate(of_one_dtype(members), axis=-3)]
 
     def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
-        """Both Grams, times each other."""
+        """Both Grams, times each other.
+
+        The Gram of the cotangents keeps the labels of the kernel and those of examples, which x has
+        too. Over others, as the outputs of a trace, it sums at once.
+        """
         problem, layout = setting.problem, setting.problem.layout
         n, m = problem.example_labels
         g1 = labelled(f"{layout.left}rtb", left.g[0])

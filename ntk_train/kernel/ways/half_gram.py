@@ -36,7 +36,10 @@ class HalfGram(Way):
         return "half gram" if is_small(setting, self.sizes.of("rsb")) else None
 
     def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
-        """Z of all members with their g, in one product."""
+        """Z of all members with their g, in one product.
+
+        `with_ones` puts back the label m of one example where `_factors` left it out.
+        """
         problem, layout = setting.problem, setting.problem.layout
         sides = [
             _factors(setting, Kept([x1], [g1]), Kept([x2], [g2]))

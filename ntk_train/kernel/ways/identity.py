@@ -2,7 +2,8 @@
 
     Theta[n,o,m,p] = sum_a x[n,a] x[m,a]   where o is p, and 0 elsewhere
 
-It is taken under the conditions that `planning` checks.
+It is taken under the conditions of `_is_output` in planning.py, for a weight, and of `terms` of a
+linear program, for a bias.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""The products of the inputs x of a weight, which all ways but the Jacobian have in common."""
+"""The products of the inputs x of a weight, which the Grams and `identity` have in common."""
 
 import jax.numpy as jnp
 
@@ -7,7 +7,10 @@ from ntk_train.kernel.ways.way import Kept, Setting
 
 
 def gram_of_inputs(setting: Setting, left: Kept, right: Kept) -> Labelled:
-    """The product x x^T over a, with the labels n, m, r, t, s.
+    """The product x x^T over a, with the labels n, m, r, t, s that are there.
+
+    Those among r, t, s of size 1 are not, nor are n and m where examples are coupled; n and m may
+    be one label. Each side has one member.
 
     Integers [n, r, t, 1] are the places of the ones in one-hot rows, -1 for a row of zeros.
     """

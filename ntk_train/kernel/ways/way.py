@@ -20,7 +20,8 @@ class Setting(NamedTuple):
     Attributes:
       problem: what to compute.
       machine: on what.
-      labels: sizes of the labels of the problem's layout.
+      labels: sizes of the labels of the problem's layout. Where a trace or diagonal takes some
+        outputs at a time, that is how many, see `of_some`.
     """
 
     problem: KernelProblem
@@ -41,7 +42,7 @@ class Sizes:
     """Sizes of the labels of one parameter's two sides.
 
     Attributes:
-      labels: sizes of the labels of the kernel's layout.
+      labels: sizes of the labels of the kernel's layout, always the whole.
       r: of what input, weight and output share.
       t: positions on the side of x1, all uses of the weight together.
       s: positions on the side of x2.
@@ -57,7 +58,7 @@ class Sizes:
     b: int = 1
 
     def of(self, labels: str) -> int:
-        """Product of the sizes of distinct labels, of the layout or of this record."""
+        """Product of the sizes of labels of the layout or of this record, each of them once."""
         inner = {"r": self.r, "t": self.t, "s": self.s, "a": self.a, "b": self.b}
         sizes = inner | dict(self.labels)
         return math.prod(sizes[label] for label in set(labels))
@@ -107,8 +108,11 @@ class Cotangents(NamedTuple):
 class Kept(NamedTuple):
     """What is kept of one side for one product, with leading axes for examples.
 
+    Both are what `Way.together` makes of the members of the product: unless a way does otherwise,
+    one array for each member.
+
     Attributes:
-      x: what does not depend on the output, for each member of the product: [n, ...].
+      x: what does not depend on the output: [n, ...], or [...] where examples are coupled.
       g: what does: [*labels of the side, ...].
     """
 
@@ -118,10 +122,10 @@ class Kept(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Way(abc.ABC):
-    """A way to contract the factored Jacobian of one parameter; README.md says how to add one.
+    """A way to contract the Jacobian of one parameter; README.md says how to add one.
 
     Attributes:
-      name: of the way, in the table of `ntk_train.explain`.
+      name: of the way, in the table of `ntk_train.explain` and in `Choices.ways`.
       sizes: of the parameter's labels.
     """
 
@@ -130,7 +134,10 @@ class Way(abc.ABC):
 
     @abc.abstractmethod
     def cost(self, setting: Setting) -> Cost:
-        """Of its part of the kernel, derivatives not included."""
+        """Of its part of the kernel, derivatives not included.
+
+        What is written and then read counts twice, as does the kernel, to which the part is added.
+        """
 
     @abc.abstractmethod
     def product(self, setting: Setting) -> Hashable | None:
@@ -177,7 +184,11 @@ class Way(abc.ABC):
 
     @abc.abstractmethod
     def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
-        """The product's part of the kernel, from what was kept of both sides."""
+        """The product's part of the kernel, from what was kept of both sides.
+
+        They may be some examples of each side, so that the arrays alone say how many. The labels of
+        what is returned are those of the layout's `out`, in that order.
+        """
 
 
 def joined(uses: Sequence[jax.Array]) -> jax.Array:
