@@ -1,5 +1,6 @@
 """The only file that depends on the version of JAX or on `jax.extend`."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -41,13 +42,21 @@ def after(value: jax.Array, other: jax.Array) -> jax.Array:
     return value + (jnp.ravel(other)[0] > jnp.inf).astype(value.dtype)
 
 
-def equation_values(equation: Equation, values: Sequence[Any]) -> list[Any]:
-    """The outputs of one equation for the values of its inputs."""
+def equation_values(
+    equation: Equation, values: Sequence[Any], *, differentiated: bool = False
+) -> list[Any]:
+    """The outputs of one equation for the values of its inputs.
+
+    With `differentiated` a `custom_jvp` is replaced by its rule, which has lines of its own.
+    """
     parameters = equation.primitive.get_bind_params(equation.params)
     functions: tuple[Any, ...] = ()
     if isinstance(parameters, tuple):  # a pair on older versions, where calls take functions
         functions, parameters = parameters
-    with source_info_util.user_context(equation.source_info.traceback):  # for `source_line`
+    line: Any = source_info_util.user_context(equation.source_info.traceback)  # for `source_line`
+    if differentiated and equation.primitive is primitives.custom_jvp_call_p:
+        line = contextlib.nullcontext()
+    with line:
         out = equation.primitive.bind(*functions, *values, **parameters)
     return list(out) if equation.primitive.multiple_results else [out]
 
@@ -137,6 +146,8 @@ def source_line(equation: Equation) -> str:
     traceback: Any = equation.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         path: str = frame.file_name
+        if path == __file__:  # what has called `equation_values`
+            break
         if not path.startswith("<") and not any(part in path for part in _NOT_THE_USERS):
             return f"{path.rsplit('/', 1)[-1]}:{frame.line_num}"
     return ""

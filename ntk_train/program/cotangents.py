@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from ntk_train._jax import Equation, Literal, Var, shape_of
+from ntk_train.program.block import Block, Scan
 from ntk_train.program.evaluate import program_values, values_of
-from ntk_train.program.linear import Block, LinearProgram, Scan
+from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
 
 _Values = dict[Var, Any]

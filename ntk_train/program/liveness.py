@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ntk_train._jax import Equation, Literal, Var, size_of
-from ntk_train.program.linear import Block, LinearProgram
+from ntk_train.program.block import Block
+from ntk_train.program.linear import LinearProgram
 
 
 class Pass(NamedTuple):

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._jax import Equation, Literal, Var, equation_values, shape_of, size_of
-from ntk_train.program.linear import Block, LinearProgram, Scan
+from ntk_train.program.block import Block, Scan
+from ntk_train.program.linear import LinearProgram
 from ntk_train.rules import Factors, Scale, factors_of, rule_of
 
 

@@ -9,7 +9,8 @@ factored Jacobian could have had fewer; these uses are listed here.
 from collections.abc import Iterator
 
 from ntk_train._jax import Equation, Literal, Var
-from ntk_train.program.linear import Block, LinearProgram
+from ntk_train.program.block import Block
+from ntk_train.program.linear import LinearProgram
 from ntk_train.rules import rule_of
 
 

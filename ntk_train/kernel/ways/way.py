@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -59,9 +60,13 @@ class Sizes:
 
     def of(self, labels: str) -> int:
         """Product of the sizes of labels of the layout or of this record, each of them once."""
+        sizes = self._sizes
+        return math.prod([sizes[label] for label in set(labels)])
+
+    @functools.cached_property
+    def _sizes(self) -> Mapping[str, int]:
         inner = {"r": self.r, "t": self.t, "s": self.s, "a": self.a, "b": self.b}
-        sizes = inner | dict(self.labels)
-        return math.prod(sizes[label] for label in set(labels))
+        return {**inner, **self.labels}
 
 
 class Uses(NamedTuple):
