@@ -68,7 +68,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ntk.per_layer = False  # share, lambda_max and alignment of each layer, as ntk_layers/...
     config.ntk.implementation = "auto"  # or "jacobian_contraction", "ntk_vector_products"
     config.ntk.batched = True  # the outputs of an example depend on that example alone
-    config.ntk.precision = "highest"  # of the matrix products in the kernel
+    config.ntk.precision = "float32"  # of the matrix products in the kernel
     config.ntk.check = True  # now and then against plain derivatives, by a few backward passes
     config.ntk.max_overhead = 0.0  # of the run's time, 0.01 for one per cent; 0 for no limit
     # Ends the run, with a checkpoint, at the first kernel above; 0 for no limit. For searches.

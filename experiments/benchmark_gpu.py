@@ -89,8 +89,10 @@ class Step(NamedTuple):
 
 REFERENCE = Step("float64", "structured")
 STEPS = (
+    Step("float32", "auto"),
     Step("highest", "auto"),
     REFERENCE,
+    Step("fast", "auto"),
     Step("BF16_BF16_F32_X3", "auto"),
     Step("highest", "jacobian_contraction"),
     Step("default", "auto"),

@@ -33,7 +33,7 @@ from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import kernel_product_bits, precision_of_products
 from ntk_train.kernel.problem import mode_and_choices, split_params
 from ntk_train.kernel.whole import one_program_for_each
-from ntk_train.program.rounding import unit_roundoff
+from ntk_train.program.rounding import factor_bits, unit_roundoff
 
 # The trace or diagonal of up to so many outputs takes a backward pass for each of them, and of more
 # outputs one for each of so many vectors of random signs, whose mean has a statistical error.
@@ -300,7 +300,7 @@ def certify(
     x2: PyTree | None = None,
     *,
     outputs: Any = "full",
-    precision: str | None = "highest",
+    precision: str | None = "float32",
     param_filter: ParamFilter | None = None,
     per_layer: bool | Callable[[str], str] = False,
     seed: int = 0,
@@ -360,11 +360,13 @@ def certificate_of(
 def roundoff_of_products(
     theta: Sequence[jax.Array], precision: str | None, device: str | None = None
 ) -> float:
-    """Unit roundoff of the products of Jacobians, of which f may have none."""
+    """Unit roundoff of the kernel's own products, of which f may have none."""
     is_wide = any(leaf.dtype == jnp.float64 for leaf in theta)
     dtype = jnp.dtype(jnp.float64 if is_wide else jnp.float32)
-    bits = kernel_product_bits(precision, dtype, device)
-    return 2.0 ** -((jnp.finfo(dtype).nmant if bits is None else bits) + 1)
+    bits = [jnp.finfo(dtype).nmant, kernel_product_bits(precision, dtype, device)]
+    if precision == "fast" and not is_wide:
+        bits.append(factor_bits("default", device or jax.default_backend()))
+    return 2.0 ** -(min(b for b in bits if b is not None) + 1)
 
 
 def _sides(x1: PyTree, x2: PyTree | None) -> list[PyTree]:

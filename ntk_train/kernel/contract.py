@@ -46,5 +46,5 @@ def pushed(plan: Plan, inner: Plan, rows1: Rows, kernel: jax.Array, rows2: Rows)
         # Of a linear last layer: a plain product, in place of one for each example.
         j2 = Labelled(j2.labels[1:], rows2.of_h[0])
     theta_h = Labelled(of_h.out, kernel)
-    half = product(layout.left + of_h.right, j1, theta_h, problem.precision)
-    return product(layout.out, half, j2, problem.precision).values
+    half = product(layout.left + of_h.right, j1, theta_h, plan.setting.stages.gram)
+    return product(layout.out, half, j2, plan.setting.stages.gram).values

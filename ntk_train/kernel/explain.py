@@ -24,6 +24,7 @@ from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.plan import PartPlan, Plan
+from ntk_train.kernel.precision import described, precision_of_products
 from ntk_train.kernel.problem import make_problem, warn_of_coupling
 from ntk_train.kernel.structured import prepare
 from ntk_train.kernel.whole import usual_promotion
@@ -89,6 +90,7 @@ class Explanation:
                 "",
                 *cut,
                 *_at_once(self.plan),
+                f"Products: {described(self.problem.precision, self.plan.setting.stages)}.",
                 f"One row of the Jacobian is {_short(self.row_numbers)} numbers in place of "
                 f"{_short(self.num_parameters)} parameters; x1 has {self.rows} rows.",
                 *totals,
@@ -106,6 +108,7 @@ def explain(
     batched: bool = True,
     param_filter: ParamFilter | None = None,
     memory_budget: float | int | None = None,
+    precision: str | None = "float32",
     model_state: PyTree = None,
 ) -> Explanation:
     """Says how the kernel of the same arguments to `ntk_train.ntk` is computed.
@@ -122,6 +125,7 @@ def explain(
       batched: whether examples are independent.
       param_filter: which parameters.
       memory_budget: as in `ntk_train.ntk`.
+      precision: as in `ntk_train.ntk`.
       model_state: as in `ntk_train.ntk`, or its shapes.
 
     Returns:
@@ -133,7 +137,7 @@ def explain(
     options = KernelOptions(
         outputs=outputs,
         batched=batched,
-        precision=None,
+        precision=precision,
         param_filter=param_filter,
         memory_budget=memory_budget,
     )
@@ -149,7 +153,7 @@ def explain(
         warn_of_coupling(problem.coupling)
         found.append(_explain(problem))
 
-    with usual_promotion(), _without_collection():
+    with precision_of_products(precision), usual_promotion(), _without_collection():
         jax.eval_shape(trace, [leaf for leaf, yes in zip(leaves, is_array, strict=True) if yes])
     return found[0]
 

@@ -11,9 +11,11 @@ import operator
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
+from ntk_train.kernel.labelled import Labelled, product
+from ntk_train.kernel.machine import this_machine
+from ntk_train.kernel.precision import stages_of
 
 
 def jacobian_contraction(problem: KernelProblem, groups: Groups) -> list[jax.Array]:
@@ -31,14 +33,13 @@ def jacobian_contraction(problem: KernelProblem, groups: Groups) -> list[jax.Arr
     jacobian1 = jacobian(problem.f1, problem.x1)
     jacobian2 = jacobian1 if problem.x2 is None else jacobian(problem.f2, problem.x2)
 
+    machine = this_machine()
+    arithmetic = stages_of(problem.precision, machine.kind).gram
+
     def contract(j1: jax.Array, j2: jax.Array, size: int) -> jax.Array:
-        return jnp.einsum(
-            f"{layout.left}w,{layout.right}w->{layout.out}",
-            j1.reshape(*j1.shape[: len(layout.left)], size),  # [*layout.left, w]
-            j2.reshape(*j2.shape[: len(layout.right)], size),  # [*layout.right, w]
-            precision=problem.precision or "highest",
-            preferred_element_type=jnp.promote_types(j1.dtype, jnp.float32),
-        )
+        left = Labelled(f"{layout.left}w", j1.reshape(*j1.shape[: len(layout.left)], size))
+        right = Labelled(f"{layout.right}w", j2.reshape(*j2.shape[: len(layout.right)], size))
+        return product(layout.out, left, right, arithmetic).values
 
     def kernel(leaves: Sequence[int]) -> jax.Array:
         parts = [contract(jacobian1[i], jacobian2[i], problem.theta[i].size) for i in leaves]

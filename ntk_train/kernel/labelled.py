@@ -4,13 +4,14 @@ Labels of size 1 among r, t, s, a, b are left out of every product: with them XL
 would be plain matrices, four times slower in all on a fully connected network on a CPU.
 """
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from ntk_train.rules.arithmetic import Arithmetic, dot_general
 
 _INNER = "rtsab"  # no axis of the kernel
 
@@ -74,32 +75,43 @@ def distinct(labels: Iterable[str]) -> str:
     return "".join(dict.fromkeys(labels))
 
 
-def product(out: str, left: Labelled, right: Labelled, precision: str | None) -> Labelled:
+def product(out: str, left: Labelled, right: Labelled, arithmetic: Arithmetic) -> Labelled:
     """A product of the kernel itself, summed over what is not in `out`.
-
-    It is never below float32, unless that is asked for.
 
     Args:
       out: the labels of the result; those that neither side has are left out.
       left: one side.
       right: the other.
-      precision: of matrix products, as in `ntk_train.ntk`.
+      arithmetic: of the product.
     """
     out = "".join(label for label in out if label in left.labels + right.labels)
-    einsum = functools.partial(
-        jnp.einsum,
-        precision=precision or "highest",
-        preferred_element_type=jnp.promote_types(left.values.dtype, jnp.float32),
-    )
+    dtype = jnp.promote_types(left.values.dtype, jnp.float32)
     inner = "".join(v for v in left.labels if v in right.labels)
     rows1, rows2 = left.labels.removesuffix(inner), right.labels.removesuffix(inner)
-    if not inner or out != rows1 + rows2 or set(inner) & set(out):
-        values = einsum(f"{left.labels},{right.labels}->{out}", left.values, right.values)
+    if inner and out == rows1 + rows2 and not set(inner) & set(out):
+        # Two plain matrices: of more axes XLA makes a transposed copy of the second on a CPU.
+        i, j = _matrix(left, len(rows1)), _matrix(right, len(rows2))
+        values = dot_general(i, j, (((1,), (1,)), ((), ())), arithmetic, dtype)
+        shape = left.values.shape[: len(rows1)] + right.values.shape[: len(rows2)]
+        return Labelled(out, values.reshape(shape))
+    if arithmetic.longest is None or set(left.labels + right.labels) - set(out + inner):
+        values = jnp.einsum(
+            f"{left.labels},{right.labels}->{out}",
+            left.values,
+            right.values,
+            precision=arithmetic.of(left.values, right.values),
+            preferred_element_type=dtype,
+        )
         return Labelled(out, values)
-    # Two plain matrices: of more axes XLA makes a transposed copy of the second on a CPU.
-    values = einsum("ik,jk->ij", _matrix(left, len(rows1)), _matrix(right, len(rows2)))
-    shape = left.values.shape[: len(rows1)] + right.values.shape[: len(rows2)]
-    return Labelled(out, values.reshape(shape))
+    shared, summed = ([v for v in inner if (v in out) == yes] for yes in (True, False))
+    numbers = tuple(
+        tuple(tuple(map(side.labels.index, labels)) for side in (left, right))
+        for labels in (summed, shared)
+    )
+    values = dot_general(left.values, right.values, numbers, arithmetic, dtype)
+    # The axes of such a product are those of both sides, of the left one and of the right one.
+    order = [*shared, *(v for v in left.labels + right.labels if v not in inner)]
+    return Labelled(out, values.transpose([order.index(label) for label in out]))
 
 
 def _matrix(factor: Labelled, num_rows: int) -> jax.Array:

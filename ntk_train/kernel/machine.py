@@ -19,6 +19,8 @@ class Machine(NamedTuple):
       is_accelerator: whether one batched product is faster than many small ones.
       columns: how many tiles of the kernel, of some examples of x2 each, are worth a part of the
         program of their own.
+      kind: as `jax.default_backend` says it.
+      in_terms: whether a product in float32 is faster as three of TF32 terms.
       stacked: how many numbers of the cotangents of small layers of equal sizes are copied, so that
         their full Grams are one, in less time than the products apart take more.
     """
@@ -31,14 +33,19 @@ class Machine(NamedTuple):
     is_accelerator: bool
     columns: int
     stacked: int
+    kind: str = "cpu"
+    in_terms: bool = False
 
 
 # Measured for "cpu" (2 cores, 32 MB of cache) and "gpu" (H200); "tpu" from data sheets.
 MACHINES = {
-    "cpu": Machine(30, 4e6, 8e9, 256, 16_000, False, 8, 500),
-    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 4, 5_000_000),
-    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 4, 5_000_000),
+    "cpu": Machine(30, 4e6, 8e9, 256, 16_000, False, 8, 500, "cpu"),
+    "gpu": Machine(30, 8e9, 32e9, 4096, 1_000_000, True, 4, 5_000_000, "gpu"),
+    "tpu": Machine(100, 2e9, 8e9, 4096, 1_000_000, True, 4, 5_000_000, "tpu"),
 }
+
+# GPUs on which three TF32 terms were measured to be faster than float32, and as exact.
+_IN_TERMS = ("H100", "H200")
 
 # Parts of the memory: of an accelerator's, the parameters and the optimizer's state stay there
 # too; of that, half is for the rows that are kept, an eighth for what is in between.
@@ -70,6 +77,9 @@ def this_machine(memory_budget: float | int | None = None) -> Machine:
     """
     kind = jax.default_backend()
     machine = MACHINES.get(kind, MACHINES["gpu"])
+    if machine.kind == "gpu":
+        name = jax.local_devices()[0].device_kind
+        machine = machine._replace(in_terms=any(own in name for own in _IN_TERMS))
     if memory_budget is None and kind != "cpu":
         limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
         memory_budget = _OF_DEVICE * limit if limit else None

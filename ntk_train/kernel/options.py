@@ -35,7 +35,7 @@ class KernelOptions:
       outputs: one of `MODES`, or the chosen logits: an array of integers, or a pair of them.
       implementation: one of `IMPLEMENTATIONS`, or "auto".
       batched: whether the outputs of an example depend on that example alone.
-      precision: of the matrix products, one of `ntk_train.program.rounding.NAMES`, or None.
+      precision: of the matrix products, a name as `kernel.precision` lists them, or None.
       param_filter: from a path to whether the parameter is differentiated, or None for all.
       per_layer: False, True, or from a path to the name of the part that it belongs to.
       memory_budget: bytes, or None for what the device has.
@@ -48,7 +48,7 @@ class KernelOptions:
     outputs: Any = "full"
     implementation: str = "auto"
     batched: bool = True
-    precision: str | None = "highest"
+    precision: str | None = "float32"
     param_filter: ParamFilter | None = None
     per_layer: bool | Callable[[str], str] = False
     memory_budget: float | int | None = None

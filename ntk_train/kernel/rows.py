@@ -82,7 +82,13 @@ def _rows_of_one(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
     cut = {site.view.leaf for site in sites}
     whole = [leaf for leaf in range(h) if leaf not in cut] + ([h] if plan.inner else [])
     shape = [plan.labels[label] for label in _row_labels(plan, side)]
-    data, factor_x, backward = derivatives(program, sites, whole, problem.theta, jax.tree.leaves(x))
+    copies = plan.blocks.examples if problem.batched else 1
+    forward, to_h, jacobian, _ = plan.setting.stages
+    forward = forward._replace(copies=copies)
+    to_h = to_h._replace(copies=copies * min(plan.blocks.outputs, len(outputs)))
+    data, factor_x, backward = derivatives(
+        program, sites, whole, problem.theta, jax.tree.leaves(x), (forward, to_h)
+    )
 
     numbers = [[number[id(site)] for site in part.sites[side]] for part in parts]
     uses = [
@@ -90,6 +96,7 @@ def _rows_of_one(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
             [data[i] for i in own],
             [functools.partial(factor_x, i) for i in own],
             problem.theta[part.leaf].dtype,
+            jacobian,
         )
         for part, own in zip(parts, numbers, strict=True)
     ]

@@ -39,7 +39,7 @@ def ntk(
     outputs: str | Array | np.ndarray | int | list | tuple = "full",
     implementation: str = "auto",
     batched: bool = True,
-    precision: str | None = "highest",
+    precision: str | None = "float32",
     param_filter: ParamFilter | None = None,
     per_layer: bool | Callable[[str], str] = False,
     memory_budget: float | int | None = None,
@@ -76,11 +76,15 @@ def ntk(
       batched: True says that the outputs of an example depend on that example alone, and computes
         example by example under `jax.vmap`. False allows examples to interact, as in BatchNorm in
         train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
-      precision: of the matrix products, inside of f too where f leaves it open: a name that
-        `jax.default_matmul_precision` or a product of JAX takes ("default", "tensorfloat32",
-        "BF16_BF16_F32_X6", ...). None leaves f as it is and computes the products of the kernel
-        itself at "highest", as does the default. What a name means depends on the device, see
-        `ntk_train.program.rounding`; convolutions take no preset, and "default" in its place.
+      precision: of the matrix products and convolutions, inside of f too where f leaves it open.
+        `"float32"` is as exact as float32 by whatever is fastest on the device; `"highest"` is
+        plain float32; `"fast"` takes TF32 on a GPU, or bfloat16 on a TPU, for the backward pass and
+        for the Jacobians that are formed, and float32 for the rest. Any name that
+        `jax.default_matmul_precision` or a product of JAX takes ("default", "BF16_BF16_F32_X3",
+        ...) holds for all stages. None leaves f as it is, and computes the products of the kernel
+        itself in float32. `ntk_train.kernel.precision` has the stages, and
+        `ntk_train.program.rounding` what a device makes of each name. The stages are those of the
+        structured implementation; the others take the precision of the forward pass throughout.
       param_filter: from a parameter's path ("Dense_0/kernel") to whether it is differentiated.
       per_layer: True returns the parts of the kernel by layer, which add up to the whole: a layer
         is what a path names before its last "/". A function from the path to the name of a group

@@ -260,7 +260,7 @@ class NTKHook(Hook):
         outputs: Any = "trace",
         implementation: str = "auto",
         batched: bool = True,
-        precision: str | None = "highest",
+        precision: str | None = "float32",
         param_filter: ParamFilter | None = None,
         max_overhead: float | None = None,
         prefix: str = "ntk",

@@ -27,14 +27,13 @@ from ntk_train._types import ApplyFn, KernelProblem, PyTree
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.options import KernelOptions
-from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.precision import bits_of_f, precision_of_products
 from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
 from ntk_train.monitor.convention import Convention, convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
-from ntk_train.program.rounding import product_bits
 
 # Outputs of an example computed alone and in the batch differ by rounding only, if examples are
 # independent; TF32 products differ by about 1e-3, BatchNorm in train mode by about 1.
@@ -144,7 +143,7 @@ class KernelProgram:
         with precision_of_products(options.precision):
             of_probe = functools.partial(bound(f, model_state), params)
             program, shapes = jax.make_jaxpr(of_probe, return_shape=True)(probe)
-        outputs, of_f = jax.tree.leaves(shapes), product_bits(program.jaxpr)
+        outputs, of_f = jax.tree.leaves(shapes), bits_of_f(options.precision, program.jaxpr, name)
         self._certifier: Certifier | None = None
         if checked:
             self._certifier = Certifier(f, probe, options, self._unflatten, arrays)

@@ -18,6 +18,7 @@ from ntk_train.program.block import Block, Scan
 from ntk_train.program.evaluate import program_values, values_of
 from ntk_train.program.linear import LinearProgram
 from ntk_train.program.sites import Site
+from ntk_train.rules.arithmetic import AS_WRITTEN, Arithmetic
 
 _Values = dict[Var, Any]
 
@@ -44,6 +45,7 @@ def derivatives(
     whole: Sequence[int],
     theta: Sequence[jax.Array],
     x: Sequence[jax.Array],
+    arithmetics: tuple[Arithmetic, Arithmetic] = (AS_WRITTEN, AS_WRITTEN),
 ) -> Derivatives:
     """The derivatives of f at one input: nothing but the forward pass is computed at once.
 
@@ -53,13 +55,15 @@ def derivatives(
       whole: indices of tangents that are not cut and whose derivatives are wanted as they are.
       theta: the parameters' leaves.
       x: the leaves of the input.
+      arithmetics: of the forward pass and of the backward pass.
 
     Returns:
       Its `Derivatives`.
     """
     cut = {id(site.equation): i for i, site in enumerate(sites)}
-    known = _known(program, dict(zip(program.inputs, [*theta, *x], strict=False)))
-    operands = _operands(program, known, cut, sites)
+    forward, of_backward = arithmetics
+    known = _known(program, dict(zip(program.inputs, [*theta, *x], strict=False)), forward)
+    operands = _operands(program, known, cut, sites, forward)
 
     def rest(probes: list[jax.Array], tangents: list[jax.Array]) -> jax.Array:
         inputs = {program.tangents[i]: t for i, t in zip(whole, tangents, strict=True)}
@@ -84,7 +88,7 @@ def derivatives(
 
     def backward(cotangent: jax.Array) -> tuple[list[jax.Array], dict[int, jax.Array]]:
         outputs = program_values(
-            program_of_transpose.jaxpr, program_of_transpose.consts, [cotangent]
+            program_of_transpose.jaxpr, program_of_transpose.consts, [cotangent], of_backward
         )
         of_probes, of_tangents = jax.tree.unflatten(jax.tree.structure(structure), outputs)
         gs = [factor_g(site, probe) for site, probe in zip(sites, of_probes, strict=True)]
@@ -98,18 +102,23 @@ def derivatives(
     return Derivatives([operands[i] for i in range(len(sites))], factor_x, backward)
 
 
-def _known(block: Block, env: _Values) -> _Values:
+def _known(block: Block, env: _Values, arithmetic: Arithmetic = AS_WRITTEN) -> _Values:
     """The values of all variables that no tangent enters."""
     env = {**block.consts, **env}
     for equation in block.equations:
         if not block.is_linear(equation):
             values = [_read(env, v) for v in equation.invars]
-            env.update(zip(equation.outvars, values_of(equation, values), strict=True))
+            outputs = values_of(equation, values, arithmetic)
+            env.update(zip(equation.outvars, outputs, strict=True))
     return env
 
 
 def _operands(
-    block: Block, env: _Values, cut: Mapping[int, int], sites: Sequence[Site]
+    block: Block,
+    env: _Values,
+    cut: Mapping[int, int],
+    sites: Sequence[Site],
+    arithmetic: Arithmetic,
 ) -> dict[int, Any]:
     """The data at each site of a block, by the site's number; stacked by the scans around it."""
     operands = {}
@@ -118,7 +127,7 @@ def _operands(
             i = cut[id(equation)]
             operands[i] = _read(env, equation.invars[sites[i].factors.data])
         elif _sites_inside(block, equation, cut):
-            operands.update(_operands_of_scan(block, equation, env, cut, sites))
+            operands.update(_operands_of_scan(block, equation, env, cut, sites, arithmetic))
     return operands
 
 
@@ -128,13 +137,14 @@ def _operands_of_scan(
     env: _Values,
     cut: Mapping[int, int],
     sites: Sequence[Site],
+    arithmetic: Arithmetic,
 ) -> dict[int, Any]:
     scan = block.scans[id(equation)]
     consts, slices = _inputs(block, equation, env, linear=False)
 
     def step(_: None, slices: dict[int, Any]) -> Any:
-        known = _known(scan.body, _bind(scan, consts | slices))
-        return None, _operands(scan.body, known, cut, sites)
+        known = _known(scan.body, _bind(scan, consts | slices), arithmetic)
+        return None, _operands(scan.body, known, cut, sites, arithmetic)
 
     return _run(scan, step, None, slices)[1]
 

@@ -4,20 +4,55 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
-from ntk_train._jax import Equation, Literal, equation_values
+from ntk_train._jax import (
+    Equation,
+    Literal,
+    body_of_call,
+    equation_values,
+    inner_programs,
+    linear_solve_p,
+    scan_body,
+    scan_p,
+    shape_of,
+)
+from ntk_train.program.rounding import factor_bits
 from ntk_train.rules import rule_of
+from ntk_train.rules.arithmetic import AS_WRITTEN, Arithmetic
 
 
-def values_of(equation: Equation, values: Sequence[Any]) -> list[Any]:
-    """The outputs of one equation for the values of its inputs."""
-    on_cpu = rule_of(equation).on_cpu
-    if on_cpu is not None and jax.default_backend() == "cpu":
-        return on_cpu(equation, values)
+def values_of(
+    equation: Equation, values: Sequence[Any], arithmetic: Arithmetic = AS_WRITTEN
+) -> list[Any]:
+    """The outputs of one equation for the values of its inputs.
+
+    Products of float32 numbers are computed in `arithmetic`, also inside of calls and scans, unless
+    the equation asks for less. Those in the branches of conditions, and in loops whose length is
+    not known, are computed as they are written.
+    """
+    rule = rule_of(equation)
+    if arithmetic != AS_WRITTEN:
+        if rule.in_arithmetic is not None and _is_float32(equation, arithmetic):
+            return rule.in_arithmetic(equation, values, arithmetic)
+        if _has_products(equation):
+            if equation.primitive is scan_p:
+                return _scan_values(equation, values, arithmetic)
+            body = None if equation.primitive is linear_solve_p else body_of_call(equation)
+            if body is not None:
+                return program_values(*body, values, arithmetic)
+    if rule.on_cpu is not None and jax.default_backend() == "cpu":
+        return rule.on_cpu(equation, values)
     return equation_values(equation, values)
 
 
-def program_values(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+def program_values(
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Any],
+    arithmetic: Arithmetic = AS_WRITTEN,
+) -> list[Any]:
     """The outputs of a program for its inputs."""
     env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
@@ -25,6 +60,55 @@ def program_values(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any]) -> 
         return v.val if isinstance(v, Literal) else env[v]
 
     for equation in jaxpr.eqns:
-        outputs = values_of(equation, [read(v) for v in equation.invars])
+        outputs = values_of(equation, [read(v) for v in equation.invars], arithmetic)
         env.update(zip(equation.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]
+
+
+def _is_float32(equation: Equation, arithmetic: Arithmetic) -> bool:
+    """Whether the factors are float32 and keep all of their bits, or are to be rounded likewise."""
+    if any(shape_of(v).dtype != jnp.float32 for v in equation.invars):
+        return False
+    if equation.params.get("out_sharding") is not None:
+        return False  # on a mesh in Explicit mode it says how the result is sharded
+    own = equation.params["precision"]
+    is_convolution = equation.primitive is lax.conv_general_dilated_p
+    bits = factor_bits(own, jax.default_backend(), is_convolution=is_convolution)
+    return bits is None or own == arithmetic.precision
+
+
+def _has_products(equation: Equation) -> bool:
+    """Whether there is a product inside of an equation."""
+    return any(
+        rule_of(inner).in_arithmetic is not None or _has_products(inner)
+        for body in inner_programs(equation)
+        for inner in body.eqns
+    )
+
+
+def _scan_values(equation: Equation, values: Sequence[Any], arithmetic: Arithmetic) -> list[Any]:
+    """The outputs of a scan, whose body is evaluated in an arithmetic."""
+    jaxpr, consts, num_consts, num_carry = scan_body(equation)
+    params = equation.params
+    # A carry may start as a Python number.
+    first, last = num_consts, num_consts + num_carry
+    init = [
+        value if hasattr(value, "dtype") else jnp.asarray(value, shape_of(v).dtype)
+        for value, v in zip(values[first:last], jaxpr.invars[first:last], strict=True)
+    ]
+    constants, slices = values[:first], list(values[last:])
+
+    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+        inputs = [*constants, *carry, *slices]
+        outputs = program_values(jaxpr, consts, inputs, arithmetic)
+        return outputs[:num_carry], outputs[num_carry:]
+
+    final, stacked = lax.scan(
+        step,
+        init,
+        slices,
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*final, *stacked]

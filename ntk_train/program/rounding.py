@@ -13,10 +13,11 @@ name that JAX has and every kind of device: it is the one place that knows.
 
 A preset in several terms ("BF16_BF16_F32_X3") keeps nearly all bits of the factors. But the tensor
 cores of a GPU do not add up as IEEE does: over a long sum of squares, as the diagonal of a kernel
-is, its error was measured to be that of TF32 with three terms, and that of float32 with six.
+is, the error of three terms was measured to be that of TF32. The kernel's own sums are cut into
+pieces that are short enough for the error of two bfloat16 (`ntk_train.rules.arithmetic`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,11 +42,11 @@ _BY_DEVICE: Mapping[str, Mapping[str, int | None]] = {
     "F16_F16_F32": {"cpu": None, "gpu": 10, "tpu": 10},
     "BF16_BF16_BF16": {"cpu": None, "gpu": _BF16, "tpu": _BF16},
     "BF16_BF16_F32": {"cpu": None, "gpu": _BF16, "tpu": _BF16},
-    "BF16_BF16_F32_X3": {"cpu": None, "gpu": _TF32, "tpu": _TWO_BF16},
+    "BF16_BF16_F32_X3": {"cpu": None, "gpu": _TWO_BF16, "tpu": _TWO_BF16},
     "BF16_BF16_F32_X6": {"cpu": None, "gpu": None, "tpu": None},
     "BF16_BF16_F32_X9": {"cpu": None, "gpu": _TF32, "tpu": None},  # a GPU took TF32 for it
     "TF32_TF32_F32": {"cpu": None, "gpu": _TF32, "tpu": _TF32},
-    "TF32_TF32_F32_X3": {"cpu": None, "gpu": _TF32, "tpu": _TF32},
+    "TF32_TF32_F32_X3": {"cpu": None, "gpu": _TWO_BF16, "tpu": _TF32},
     "F32_F32_F32": {"cpu": None, "gpu": None, "tpu": None},
     "F64_F64_F64": {"cpu": None, "gpu": None, "tpu": None},
 }
@@ -61,6 +62,13 @@ NAMES = (
     *(name for name in _BY_DEVICE if name != "DEFAULT" and hasattr(lax.DotAlgorithmPreset, name)),
 )
 """The names of precisions whose rounding is known."""
+
+
+def lax_precision(name: str) -> Any:
+    """What `jax.lax.dot_general` takes for a name."""
+    if name in _LEVELS:
+        return lax.Precision[_LEVELS[name]]
+    return lax.DotAlgorithmPreset[name]
 
 
 def factor_bits(precision: Any, device: str, *, is_convolution: bool = False) -> int | None:
@@ -105,14 +113,23 @@ def unit_roundoff(f: Callable[..., Any], *arguments: Any, device: str | None = N
     return 2.0 ** -(min((b for b in bits if b is not None), default=52) + 1)
 
 
-def product_bits(jaxpr: Any, device: str | None = None) -> int | None:
-    """The least `factor_bits` of products in float32 in a jaxpr; None where none rounds them."""
+def product_bits(
+    jaxpr: Any, device: str | None = None, of_convolutions: Sequence[str] = ()
+) -> int | None:
+    """The least `factor_bits` of products in float32 in a jaxpr; None where none rounds them.
+
+    Args:
+      jaxpr: of a function.
+      device: as of `factor_bits`; None for the one that JAX takes.
+      of_convolutions: names of presets that convolutions have, in place of those that XLA drops.
+    """
     device = device or jax.default_backend()
     bits = [
         factor_bits(
             equation.params["precision"],
             device,
-            is_convolution=equation.primitive is lax.conv_general_dilated_p,
+            is_convolution=equation.primitive is lax.conv_general_dilated_p
+            and getattr(equation.params["precision"], "name", "") not in of_convolutions,
         )
         for equation in _equations(jaxpr)
         if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)

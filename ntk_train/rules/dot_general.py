@@ -4,10 +4,14 @@ y[r,t,b] = sum_a x[r,t,a] w[r,a,b]
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from ntk_train._jax import Equation, shape_of, size_of
+from ntk_train.rules import arithmetic as arithmetics
+from ntk_train.rules.arithmetic import Arithmetic
 from ntk_train.rules.rule import Factors
 
 
@@ -47,3 +51,16 @@ def operations(equation: Equation) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     shape = shape_of(equation.invars[0]).shape
     return 2 * size_of(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+
+
+def in_arithmetic(
+    equation: Equation, values: Sequence[Any], arithmetic: Arithmetic
+) -> list[jax.Array]:
+    """The same product."""
+    params = equation.params
+    x, y = values
+    return [
+        arithmetics.dot_general(
+            x, y, params["dimension_numbers"], arithmetic, params["preferred_element_type"]
+        )
+    ]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ntk_train._jax import Equation, size_of
+from ntk_train.rules.arithmetic import Arithmetic
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,6 +85,8 @@ class Rule:
       operations: multiplications and additions of an equation, or of its transpose.
       on_cpu: from an equation and the values of its inputs to those of its outputs, in a form that
         a CPU is fast at, where the equation as it is is not.
+      in_arithmetic: of a product from an equation and the values of its inputs, all in float32, to
+        those of its outputs in another arithmetic than the equation's own.
     """
 
     factors: Callable[[Equation, int], Factors | None] | None = None
@@ -93,3 +96,4 @@ class Rule:
     entrywise: bool = False
     operations: Callable[[Equation], int] = one_for_each_result
     on_cpu: Callable[[Equation, Sequence[Any]], list[Any]] | None = None
+    in_arithmetic: Callable[[Equation, Sequence[Any], Arithmetic], list[Any]] | None = None

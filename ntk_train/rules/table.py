@@ -25,8 +25,13 @@ RULES: Mapping[Any, Rule] = {
         factors=convolution.factors,
         operations=convolution.operations,
         on_cpu=convolution.on_cpu,
+        in_arithmetic=convolution.in_arithmetic,
     ),
-    lax.dot_general_p: Rule(factors=dot_general.factors, operations=dot_general.operations),
+    lax.dot_general_p: Rule(
+        factors=dot_general.factors,
+        operations=dot_general.operations,
+        in_arithmetic=dot_general.in_arithmetic,
+    ),
     lax.gather_p: Rule(factors=gather.factors, rearranges=True),
     scan_p: Rule(operations=_of_all_iterations),  # the program itself looks into its body
     # A weight is rearranged.

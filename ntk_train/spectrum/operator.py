@@ -71,7 +71,7 @@ class KernelOperator:
     outputs: str = "full"
     chunk: int | None = None
     batched: bool = True
-    precision: str | None = "highest"
+    precision: str | None = "float32"
     param_filter: ParamFilter | None = None
     chosen: Any = None
     _: dataclasses.KW_ONLY

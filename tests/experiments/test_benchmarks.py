@@ -87,6 +87,30 @@ def test_smoke_of_the_gpu_benchmark(tmp_path):
     assert names in origin["command"]
 
 
+@pytest.mark.parametrize("benchmark", ["benchmark_products", "profile_gpu"])
+def test_smoke_of_what_is_measured_on_a_gpu(tmp_path, benchmark):
+    """In a process of its own, as on the other machine: float32 by default."""
+    command = [sys.executable, "-m", f"experiments.{benchmark}", "--smoke"]
+    command += (
+        ["--out", str(tmp_path)] if benchmark == "benchmark_products" else ["--cases", "fcn-16"]
+    )
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    done = subprocess.run(
+        command, cwd=record.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if benchmark == "profile_gpu":
+        assert "fcn-16 at float32" in done.stdout
+        return
+    with (tmp_path / "benchmark_products.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    done = [row for row in rows if not row["note"]]
+    # What a CPU does not have is a row with the reason.
+    assert all("TF32_TF32_F32_X3" in row["note"] for row in rows if row["note"])
+    assert {row["product"] for row in done} == {"convolution", "gram", "dot"}
+    assert max(float(row["relative_error"]) for row in done) < 1e-6
+
+
 def test_a_step_that_fails_is_a_row_with_the_reason(monkeypatch):
     def fail(*arguments):
         raise MemoryError("RESOURCE_EXHAUSTED: out of memory\nmore")

@@ -62,3 +62,18 @@ def test_weights_are_looked_through_to_and_factored(name, untouched):
     found = explain(f, params, x1)
     factored = [part for part in found.plan.all_parts if part.way.name != "transposed"]
     assert {part.path for part in factored} == untouched
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"),
+    [
+        ("float32", "forward pass float32, backward pass float32, Jacobian float32, Gram float32"),
+        ("fast", "forward pass float32, backward pass float32, Jacobian float32, Gram float32"),
+        ("high", "forward pass high, backward pass high, Jacobian high, Gram high"),
+        (None, "forward pass as f says, backward pass as f says, Jacobian as f says, Gram float32"),
+    ],
+)
+def test_it_says_what_runs_in_each_stage(precision, expected):
+    x = jnp.ones((2, 3))
+    explained = explain(lambda w, x: x @ w, jnp.ones((3, 2)), x, precision=precision)
+    assert f"Products: {expected}." in str(explained)

@@ -59,11 +59,11 @@ BITS = {  # that each device keeps of the factors of a product; None for those o
     "F16_F16_F32": (None, 10, 10),
     "BF16_BF16_BF16": (None, 7, 7),
     "BF16_BF16_F32": (None, 7, 7),
-    "BF16_BF16_F32_X3": (None, 10, 15),
+    "BF16_BF16_F32_X3": (None, 15, 15),
     "BF16_BF16_F32_X6": (None, None, None),
     "BF16_BF16_F32_X9": (None, 10, None),
     "TF32_TF32_F32": (None, 10, 10),
-    "TF32_TF32_F32_X3": (None, 10, 10),
+    "TF32_TF32_F32_X3": (None, 15, 10),
     "F32_F32_F32": (None, None, None),
     "F64_F64_F64": (None, None, None),
 }
@@ -177,7 +177,7 @@ def test_a_name_that_is_not_known_is_refused_everywhere(name):
         lambda: KernelOperator(f, x, x, precision=name),
         lambda: NTKHook(f, x, every_steps=1, precision=name),
     ):
-        with pytest.raises(KernelInputError, match=r"precision=.* None or one of \['default'"):
+        with pytest.raises(KernelInputError, match=r"precision=.* None or one of \['float32'"):
             call()
 
 

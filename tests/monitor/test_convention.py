@@ -25,9 +25,11 @@ def rounding(precision, of_f, device, dtype=jnp.float32):
         ("default", 10, "gpu", 2.0**-11),
         ("fastest", 10, "gpu", 2.0**-11),
         ("tensorfloat32", 10, "gpu", 2.0**-11),
-        ("BF16_BF16_F32_X3", 10, "gpu", 2.0**-11),
+        ("BF16_BF16_F32_X3", 15, "gpu", 2.0**-16),
         ("BF16_BF16_F32", 7, "gpu", 2.0**-8),
         ("BF16_BF16_F32_X6", None, "gpu", EPS),
+        ("float32", None, "gpu", EPS),
+        ("fast", 10, "gpu", 2.0**-20 / ROWS),
         # Convolutions in TF32 leave the kernel positive semidefinite.
         ("BF16_BF16_F32_X6", 10, "gpu", 2.0**-20 / ROWS),
         (None, 10, "gpu", 2.0**-20 / ROWS),

@@ -74,7 +74,7 @@ class FullGram(Way):
         g2 = labelled(f"{layout.right}rsb", right.g[0])
         x = gram_of_inputs(setting, left, right)  # [n, m, r, t, s]
         kept = distinct(v for v in layout.left + layout.right if v in layout.out + n + m)
-        g = product(f"{kept}rts", g1, g2, problem.precision)  # [n, o, m, p, r, t, s]
+        g = product(f"{kept}rts", g1, g2, setting.stages.gram)  # [n, o, m, p, r, t, s]
         # Entry by entry: as one more matrix product this would be many tiny ones.
         sizes = zip(g.labels, g.values.shape, strict=True)
         shape = [size if label in x.labels else 1 for label, size in sizes]

@@ -10,11 +10,14 @@ the other two orders of the products.)
 import dataclasses
 from collections.abc import Hashable
 
+import jax.numpy as jnp
+
 from ntk_train._jax import after
 from ntk_train.kernel.labelled import Labelled, distinct, flat, labelled, product, side_by_side
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.inputs import gram_of_inputs
 from ntk_train.kernel.ways.way import Kept, Setting, Way, is_small
+from ntk_train.rules.arithmetic import dot_general
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +43,13 @@ class HalfGram(Way):
 
         `with_ones` puts back the label m of one example where `_factors` left it out.
         """
-        problem, layout = setting.problem, setting.problem.layout
+        layout = setting.problem.layout
         sides = [
             _factors(setting, Kept([x1], [g1]), Kept([x2], [g2]))
             for x1, g1, x2, g2 in zip(left.x, left.g, right.x, right.g, strict=True)
         ]
         z, g = (side_by_side(factors) for factors in zip(*sides, strict=True))
-        return product(layout.out, z, g, problem.precision).with_ones(layout.out)
+        return product(layout.out, z, g, setting.stages.gram).with_ones(layout.out)
 
 
 def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Labelled]:
@@ -55,14 +58,14 @@ def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Label
     Of one example of x2 and few positions Z comes with its labels in the order that the product
     needs, from a Gram that is the same for all outputs: two to three times as fast on a CPU.
     """
-    problem, layout, (n, m) = (
-        setting.problem,
-        setting.problem.layout,
-        setting.problem.example_labels,
-    )
+    layout, (n, m) = setting.problem.layout, setting.problem.example_labels
     x, g1 = gram_of_inputs(setting, left, right), labelled(f"{layout.left}rtb", left.g[0])
     g = right.g[0]  # [m, p, r, s, b]
     g2 = Labelled(layout.right, g)
+    if setting.machine.is_accelerator and set(x.labels) == {n, m, "t", "s"} - {""}:
+        in_order = _z_in_order(setting, x, g1)
+        if in_order is not None:
+            return in_order, flat(g2.labels, g2.values)
     if not setting.machine.is_accelerator and m and m != n and g.shape[0] == 1:
         x, g2 = x.without(m), g2.without(m)
         if {"t", "s"} <= set(x.labels) and g.shape[-2] <= g.shape[-1]:
@@ -70,5 +73,30 @@ def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Label
             x = x._replace(values=after(x.values, g1.values)).repeated(g1, layout.left)
         m = ""
     kept = distinct(f"{m}{layout.left}")
-    z = product(f"{kept}rsb", x, g1, problem.precision)
+    z = product(f"{kept}rsb", x, g1, setting.stages.gram)
     return flat(kept, z.values), flat(g2.labels, g2.values)
+
+
+def _z_in_order(setting: Setting, x: Labelled, g: Labelled) -> Labelled | None:
+    """Z[n,o,m,(s,b)] for one r with its labels in the order that the product needs, or None.
+
+    The Gram is repeated for each output, which is fewer numbers than Z has: a product of Gram and
+    cotangents as they are has the outputs on its other side, and Z would be copied.
+    """
+    left, (n, m) = setting.problem.layout.left, setting.problem.example_labels
+    if n == m or g.labels != f"{left}tb" or g.values.shape[-2] > g.values.shape[-1]:
+        return None
+    grams = jnp.einsum(f"{x.labels}->{n}{m}st", x.values)
+    rows = g.values.shape[: len(left)]
+    *examples, s, t = grams.shape  # [n, m, s, t]
+    grams = grams.reshape(*examples[:1], *(1 for _ in left[len(n) :]), -1, t)
+    grams = jnp.broadcast_to(grams, (*rows, *grams.shape[-2:]))  # [n, o, (m, s), t]
+    batch, last = tuple(range(len(left))), len(left)
+    z = dot_general(
+        grams,
+        g.values,
+        (((last + 1,), (last,)), (batch, batch)),
+        setting.stages.gram,
+        jnp.promote_types(g.values.dtype, jnp.float32),
+    )  # [n, o, (m, s), b]
+    return Labelled(f"{left}{m}k", z.reshape(*rows, *examples[1:], s * z.shape[-1]))

@@ -19,7 +19,7 @@ def gram_of_inputs(setting: Setting, left: Kept, right: Kept) -> Labelled:
     out = distinct(f"{n}{m}rts")
     if not jnp.issubdtype(x1.dtype, jnp.integer):
         sides = labelled(f"{n}rta", x1), labelled(f"{m}rsa", x2)
-        return product(out, *sides, problem.precision)
+        return product(out, *sides, setting.stages.gram)
     i, j = x1[..., 0], x2[..., 0]  # [n, r, t], [m, r, s]
     if n != m:
         i, j = i[:, None], j[None, :]

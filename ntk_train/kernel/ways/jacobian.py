@@ -27,6 +27,7 @@ from ntk_train.kernel.ways.way import (
     of_one_dtype,
     rows_of_outputs,
 )
+from ntk_train.rules.arithmetic import Arithmetic, dot_general
 
 
 class Formed(Way):
@@ -49,10 +50,10 @@ class Formed(Way):
 
     def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
         """J J^T."""
-        problem, layout = setting.problem, setting.problem.layout
+        layout = setting.problem.layout
         j1 = side_by_side([flat(layout.left, j) for j in left.g])
         j2 = side_by_side([flat(layout.right, j) for j in right.g])
-        return product(layout.out, j1, j2, problem.precision).with_ones(layout.out)
+        return product(layout.out, j1, j2, setting.stages.gram).with_ones(layout.out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,15 +92,16 @@ class Jacobian(Formed):
         for piece in range(self.pieces) if self.pieces > 1 else [None]:
             if formed:
                 uses = uses._replace(data=[after(d, formed[-1]) for d in uses.data])
-            formed.append(_formed(joined(g), uses.x(piece)))
+            formed.append(_formed(joined(g), uses.x(piece), uses.arithmetic))
         rows = formed[0] if len(formed) == 1 else jnp.concatenate(formed, axis=-1)
         return rows_of_outputs(rows)
 
 
-def _formed(g: jax.Array, x: jax.Array) -> jax.Array:
+def _formed(g: jax.Array, x: jax.Array, arithmetic: Arithmetic) -> jax.Array:
     """J[o,r,b,a] = sum_t g[o,r,t,b] x[r,t,a], for one r as a plain product, which is faster."""
     o, r, t, b = g.shape
     if r == 1:
         g = g[:, 0].transpose(1, 0, 2).reshape(t, o * b)
-        return jnp.einsum("tk,ta->ka", g, x[0]).reshape(o, b, x.shape[-1])
-    return jnp.einsum("ortb,rta->orba", g, x)
+        rows = dot_general(g, x[0], (((0,), (0,)), ((), ())), arithmetic)
+        return rows.reshape(o, b, x.shape[-1])
+    return jnp.einsum("ortb,rta->orba", g, x, precision=arithmetic.of(g, x))

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from ntk_train._types import KernelProblem
 from ntk_train.kernel.labelled import Labelled
 from ntk_train.kernel.machine import Cost, Machine
+from ntk_train.kernel.precision import Stages, stages_of
+from ntk_train.rules.arithmetic import Arithmetic
 
 
 class Setting(NamedTuple):
@@ -28,6 +30,11 @@ class Setting(NamedTuple):
     problem: KernelProblem
     machine: Machine
     labels: Mapping[str, int]
+
+    @property
+    def stages(self) -> Stages:
+        """The arithmetic of the products."""
+        return stages_of(self.problem.precision, self.machine.kind, in_terms=self.machine.in_terms)
 
     def size(self, labels: str) -> int:
         """Entries of an array with these labels: rows of a Jacobian, or of the kernel."""
@@ -79,11 +86,13 @@ class Uses(NamedTuple):
       factors: for each from the data to the factor x[r,t,a], or with the number of a piece to this
         part of a.
       dtype: of the parameter.
+      arithmetic: of products of these with cotangents.
     """
 
     data: list[jax.Array]
     factors: Sequence[Callable[..., jax.Array]]
     dtype: Any
+    arithmetic: Arithmetic
 
     def x(self, piece: int | None = None) -> jax.Array:
         """The factor x[r,t,a]; 1 for a parameter that is added as it is."""

@@ -1,0 +1,221 @@
+"""Products in another arithmetic, and in the forms that a GPU is fast at, are the same products.
+
+A GPU's forms are taken here on a CPU, where each product is float32: what is tested is that terms,
+pieces, patches and orders of axes come to the right numbers. How they round is measured by
+experiments/benchmark_products.py.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from experiments import networks
+from ntk_train.kernel.machine import MACHINES
+from ntk_train.kernel.plan import Choices
+from ntk_train.program.evaluate import program_values
+from ntk_train.rules import convolution
+from ntk_train.rules.arithmetic import Arithmetic, dot_general
+from tests import oracle
+from tests.kernel.planned import kernel_of
+
+HIGHEST = lax.Precision.HIGHEST
+
+
+def normal(*shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("longest", [1, 5, 6, 7, 96, None])
+@pytest.mark.parametrize(
+    ("numbers", "x", "y"),
+    [
+        ((((1,), (1,)), ((), ())), (8, 24), (9, 24)),
+        ((((2, 1), (1, 2)), ((0,), (0,))), (3, 4, 24, 5), (3, 24, 4, 7)),
+        ((((0,), (2,)), ((2,), (1,))), (24, 5, 3), (6, 3, 24)),
+        ((((1,), (1,)), ((), ())), (8, 23), (9, 23)),  # in as many pieces as there are terms
+        ((((1,), (1,)), ((), ())), (8, 0), (9, 0)),
+    ],
+)
+def test_a_sum_in_pieces(numbers, x, y, longest):
+    x, y = normal(*x), normal(*y, seed=1)
+    expected = lax.dot_general(x, y, numbers, precision=HIGHEST)
+    found = dot_general(x, y, numbers, Arithmetic(HIGHEST, longest))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+LAST, FIRST = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
+CONVOLUTIONS = {
+    "wide": (LAST, (2, 8, 8, 16), (3, 3, 16, 160), {"window_strides": (1, 1), "padding": "SAME"}),
+    "channels first": (
+        FIRST,
+        (2, 16, 9, 8),
+        (160, 16, 3, 3),
+        {"window_strides": (2, 1), "padding": ((1, 2), (0, 1))},
+    ),
+    "one tap, strided": (
+        LAST,
+        (2, 8, 8, 16),
+        (1, 1, 16, 24),
+        {"window_strides": (2, 2), "padding": "VALID"},
+    ),
+    "one tap, dilated": (
+        LAST,
+        (2, 8, 8, 16),
+        (1, 1, 16, 24),
+        {"window_strides": (1, 1), "padding": ((1, -1), (0, 2)), "lhs_dilation": (2, 3)},
+    ),
+    "one tap, dilated and strided": (
+        LAST,
+        (2, 8, 8, 16),
+        (1, 1, 16, 24),
+        {"window_strides": (2, 1), "padding": ((1, -1), (0, 2)), "lhs_dilation": (3, 3)},
+    ),
+    "dilated": (
+        LAST,
+        (2, 8, 8, 16),
+        (3, 2, 16, 24),
+        {
+            "window_strides": (1, 1),
+            "padding": ((1, 1), (0, 2)),
+            "lhs_dilation": (2, 3),
+            "rhs_dilation": (1, 2),
+        },
+    ),
+    "in groups": (
+        LAST,
+        (2, 8, 8, 16),
+        (3, 3, 4, 24),
+        {"window_strides": (1, 1), "padding": "SAME", "feature_group_count": 4},
+    ),
+    "larger than its input": (
+        LAST,
+        (2, 2, 2, 16),
+        (3, 3, 16, 160),
+        {"window_strides": (1, 1), "padding": "VALID"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@pytest.mark.parametrize(
+    "arithmetic",
+    [
+        Arithmetic(HIGHEST),
+        Arithmetic(HIGHEST, on_gpu=True),
+        Arithmetic(HIGHEST, on_gpu=True, longest_in_terms=1000),
+        Arithmetic(HIGHEST, on_gpu=True, longest=8),
+        Arithmetic(HIGHEST, on_gpu=True, copies=10**9),
+    ],
+    ids=["as it is", "plain", "terms", "pieces", "many"],
+)
+def test_a_convolution_in_the_forms_of_a_gpu(name, arithmetic):
+    numbers, x, w, options = CONVOLUTIONS[name]
+    x, w = normal(*x), normal(*w, seed=1)
+
+    def convolve(x, w):
+        return lax.conv_general_dilated(
+            x, w, dimension_numbers=numbers, precision=HIGHEST, **options
+        )
+
+    (equation,) = jax.make_jaxpr(convolve)(x, w).eqns
+    (found,) = convolution.in_arithmetic(equation, [x, w], arithmetic)
+    expected = convolve(x, w)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def products(jaxpr):
+    """Precisions of all products in a jaxpr, those of bodies too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive is lax.dot_general_p:
+            yield equation.params["precision"]
+        for value in equation.params.values():
+            for body in value if isinstance(value, tuple | list) else [value]:
+                if hasattr(getattr(body, "jaxpr", body), "eqns"):
+                    yield from products(getattr(body, "jaxpr", body))
+
+
+@pytest.mark.parametrize("kind", ["jit", "remat", "scan", "custom_jvp", "custom_vjp", "plain"])
+def test_products_inside_of_calls_are_reached(kind):
+    @jax.custom_jvp
+    def jvp(x, w):
+        return x @ w
+
+    @jax.custom_vjp
+    def vjp(x, w):
+        return x @ w
+
+    jvp.defjvp(lambda primals, tangents: (jvp(*primals), tangents[0] @ primals[1]))
+    vjp.defvjp(lambda x, w: (x @ w, w), lambda w, g: (g @ w.T, w))
+    calls = {
+        "plain": lambda x, w: x @ w,
+        "jit": jax.jit(lambda x, w: jnp.tanh(x @ w)),
+        "remat": jax.checkpoint(lambda x, w: jnp.tanh(x @ w)),
+        "scan": lambda x, w: lax.scan(lambda h, _: (jnp.tanh(h @ w), h.sum()), x, length=3)[0],
+        "custom_jvp": jvp,
+        "custom_vjp": vjp,
+    }
+    x, w = normal(4, 3), normal(3, 3, seed=1)
+    with jax.default_matmul_precision("highest"):
+        closed = jax.make_jaxpr(calls[kind])(x, w)
+    preset = Arithmetic(lax.DotAlgorithmPreset.BF16_BF16_F32_X6)
+
+    def evaluated(x, w):
+        return program_values(closed.jaxpr, closed.consts, [x, w], preset)
+
+    found = set(products(jax.make_jaxpr(evaluated)(x, w).jaxpr))
+    assert found == {lax.DotAlgorithmPreset.BF16_BF16_F32_X6}
+    np.testing.assert_allclose(evaluated(x, w)[0], calls[kind](x, w), rtol=1e-5)
+
+
+def test_a_product_that_asks_for_less_is_left_alone():
+    x = normal(4, 4)
+    closed = jax.make_jaxpr(lambda x: jnp.matmul(x, x, precision="BF16_BF16_F32"))(x)
+    other = Arithmetic(lax.DotAlgorithmPreset.BF16_BF16_F32_X6)
+    evaluated = jax.make_jaxpr(lambda x: program_values(closed.jaxpr, [], [x], other))(x)
+    # On a CPU such a product keeps all bits, so that it is taken for one in float32 there.
+    expected = "BF16_BF16_F32_X6" if jax.default_backend() == "cpu" else "BF16_BF16_F32"
+    assert {precision.name for precision in products(evaluated.jaxpr)} == {expected}
+
+
+NETWORKS = {
+    "fcn": lambda: networks.fcn(16, 3, 3),
+    "cnn": lambda: networks.cnn(4, 2, 8, 2),
+    "resnet": lambda: networks.resnet_tiny(2),
+    "vit": lambda: networks.vit_tiny(2, 16),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        *((kind, name) for kind in ("fcn", "cnn") for name in ("float32", "fast", None)),
+        *((kind, name) for kind in NETWORKS for name in ("highest", "BF16_BF16_F32_X3")),
+    ],
+)
+def test_kernels_that_are_planned_for_a_gpu(kind, precision):
+    network = NETWORKS[kind]()
+    x1, x2 = network.inputs(2), network.inputs(3)[2:]
+    machine = MACHINES["gpu"]._replace(copied_per_product=100, stacked=100)
+    with jax.enable_x64(True):
+        kernels = [
+            oracle.kernel(network.f, network.params, x1, other, forward=False)
+            for other in (None, x2)
+        ]
+    for other, exact in zip((None, x2), kernels, strict=True):
+        for outputs in ("full", "trace") if kind in ("fcn", "cnn") else ("full",):
+            kernel = functools.partial(
+                kernel_of,
+                Choices(machine=machine),
+                network.f,
+                outputs=outputs,
+                precision=precision,
+            )
+            found = jax.jit(kernel)(network.params, x1, other)
+            expected = exact if outputs == "full" else np.einsum("nomo->nm", exact)
+            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            assert error < 1e-5
