@@ -2,6 +2,9 @@
 
 y[r,t,b] = sum_a x[r,t,a] w[r,a,b],   t output positions, a = channels x taps, r feature groups
 
+Of a transposed convolution these patches are mostly zeros. There t are the positions of the input,
+a its channels, and b = taps x output features, which are added up where they overlap.
+
 XLA's CPU compiler has fast code for few forms of them; `on_cpu` brings an equation to one of these.
 """
 
@@ -27,6 +30,8 @@ def factors(equation: Equation, weight: int) -> Factors | None:
     params = equation.params
     if weight != 1 or params["batch_group_count"] != 1:
         return None
+    if _reads_inputs(equation):
+        return _factors_at_inputs(equation)
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
     w_shape = shape_of(equation.invars[1]).shape
     out_shape = shape_of(equation.outvars[0]).shape
@@ -38,40 +43,117 @@ def factors(equation: Equation, weight: int) -> Factors | None:
 
     def seen_by(first: int, taps: Sequence[int], x: jax.Array) -> jax.Array:
         """What a kernel of so many taps sees, from a row of the whole kernel on."""
-        x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])  # [batch, *spatial, channels]
         padding = list(params["padding"])
         if first:
             low, high = padding[0]
             padding[0] = (low - first * params["rhs_dilation"][0], high)
         seen = _patches(
-            x,
+            _channels_last(lhs_spec, x),
             taps,
             [out_shape[axis] for axis in out_spec[2:]],
             params["window_strides"],
             padding,
             params["lhs_dilation"],
             params["rhs_dilation"],
-        )  # [batch, *positions, taps, channels]
-        k, c = seen.shape[-2:]
-        return seen.reshape(t, k, r, c // r).transpose(2, 0, 1, 3).reshape(r, t, k * (c // r))
+        )
+        return _by_groups(seen, r)
 
     # What one row of taps sees: the patches of all rows take as many times the input's memory.
     rows = range(taps[0]) if len(taps) > 1 and taps[0] > 1 else ()
     pieces = [functools.partial(seen_by, row, [1, *taps[1:]]) for row in rows]
 
     def g_factor(g: jax.Array) -> jax.Array:
-        g = g.transpose(out_spec[0], *out_spec[2:], out_spec[1])
-        return g.reshape(t, r, b).transpose(1, 0, 2)
+        return _by_groups(_channels_last(out_spec, g)[..., None, :], r)
 
     x_factor = functools.partial(seen_by, 0, taps)
-    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r), pieces)
+    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r, "outputs"), pieces)
+
+
+def _reads_inputs(equation: Equation) -> bool:
+    """Whether the positions t are those of the input: where it is dilated, or padded by as much.
+
+    Patches of such an input are mostly zeros. What its kernel's taps add to are patches of the
+    output, of which each number is in as many as it has terms.
+    """
+    lhs_spec, _, out_spec = equation.params["dimension_numbers"]
+    shapes = shape_of(equation.invars[0]).shape, shape_of(equation.outvars[0]).shape
+    inputs, outputs = (
+        math.prod(shape[axis] for axis in spec[2:])
+        for shape, spec in zip(shapes, (lhs_spec, out_spec), strict=True)
+    )
+    return 0 < 2 * inputs <= outputs
+
+
+def _factors_at_inputs(equation: Equation) -> Factors:
+    """With the positions of the input as t, its channels as a, and taps x output features as b."""
+    params = equation.params
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    x_shape, w_shape = (shape_of(v).shape for v in equation.invars)
+    r = params["feature_group_count"]
+
+    def x_factor(x: jax.Array) -> jax.Array:
+        return _by_groups(_channels_last(lhs_spec, x)[..., None, :], r)
+
+    def g_factor(g: jax.Array) -> jax.Array:
+        return _by_groups(_seen_by_inputs(equation, _channels_last(out_spec, g)), r)
+
+    t = math.prod(x_shape) // x_shape[lhs_spec[1]]
+    a, b = w_shape[rhs_spec[1]], w_shape[rhs_spec[0]] // r
+    b *= math.prod(w_shape[axis] for axis in rhs_spec[2:])
+    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r, "inputs"))
+
+
+def _seen_by_inputs(equation: Equation, y: jax.Array) -> jax.Array:
+    """The outputs that each position of the input is added to, by the taps of the kernel.
+
+    Args:
+      equation: the convolution.
+      y: [batch, *outputs, features].
+
+    Returns:
+      [batch, *positions of the input, taps, features].
+    """
+    params = equation.params
+    lhs_spec, rhs_spec, _ = params["dimension_numbers"]
+    x_shape, w_shape = (shape_of(v).shape for v in equation.invars)
+    taps = [w_shape[axis] for axis in rhs_spec[2:]]
+    positions = [x_shape[axis] for axis in lhs_spec[2:]]
+    strides, x_dilation, w_dilation = (
+        params[name] for name in ("window_strides", "lhs_dilation", "rhs_dilation")
+    )
+    # Tap k sees position i at the output q where q stride + k w_dilation = i x_dilation + low.
+    padding = []
+    for axis, (low, _) in enumerate(params["padding"]):
+        window = (taps[axis] - 1) * w_dilation[axis]
+        length = (positions[axis] - 1) * x_dilation[axis] + window + 1
+        outputs = (y.shape[1 + axis] - 1) * strides[axis] + 1
+        padding.append((window - low, length - (window - low) - outputs))
+    seen = _patches(y, taps, positions, x_dilation, padding, strides, w_dilation)
+    return seen[..., ::-1, :]  # from the last tap to the first
+
+
+def _channels_last(spec: Sequence[int], x: jax.Array) -> jax.Array:
+    """[batch, *spatial, channels], from the layout that a convolution has."""
+    batch, channels, *spatial = spec
+    return x.transpose(batch, *spatial, channels)
+
+
+def _by_groups(seen: jax.Array, r: int) -> jax.Array:
+    """[batch, *positions, taps, channels] to [r, t, taps x channels of a group]."""
+    *positions, k, c = seen.shape
+    t = math.prod(positions)
+    return seen.reshape(t, k, r, c // r).transpose(2, 0, 1, 3).reshape(r, t, k * (c // r))
 
 
 def operations(equation: Equation) -> int:
-    """Twice the kernel's entries of one output feature, for each number that comes out."""
-    w_shape = shape_of(equation.invars[1]).shape
-    features = w_shape[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * size_of(equation.outvars[0]) * math.prod(w_shape) // features
+    """Twice the kernel's entries of one feature, for each number of that side that has fewer."""
+    x, w = equation.invars
+    rhs_spec = equation.params["dimension_numbers"].rhs_spec
+    w_shape = shape_of(w).shape
+    if _reads_inputs(equation):
+        groups = equation.params["feature_group_count"] * equation.params["batch_group_count"]
+        return 2 * size_of(x) * math.prod(w_shape) // (w_shape[rhs_spec[1]] * groups)
+    return 2 * size_of(equation.outvars[0]) * math.prod(w_shape) // w_shape[rhs_spec[0]]
 
 
 def _patches(
@@ -103,6 +185,8 @@ def _patches(
     if 0 in positions:  # the window is larger than the input, and slices would be negative
         return jnp.zeros((len(x), *positions, math.prod(taps), x.shape[-1]), x.dtype)
     x = _dilated(x, padding, x_dilation)
+    if tuple(taps) == tuple(strides) and all(d == 1 for d in w_dilation):
+        return _side_by_side(x, taps, positions)
     shifted = []
     for tap in itertools.product(*map(range, taps)):
         start = [i * d for i, d in zip(tap, w_dilation, strict=True)]
@@ -116,13 +200,25 @@ def _patches(
     return jnp.stack(shifted, axis=-2)
 
 
+def _side_by_side(x: jax.Array, taps: Sequence[int], positions: Sequence[int]) -> jax.Array:
+    """Patches that do not overlap: [batch, *spatial, channels] in other axes, without slices."""
+    (n, *_, c), rank = x.shape, len(taps)
+    sizes = [k * position for k, position in zip(taps, positions, strict=True)]
+    x = lax.slice(x, [0] * x.ndim, [n, *sizes, c])
+    pairs = zip(positions, taps, strict=True)
+    x = x.reshape(n, *itertools.chain.from_iterable(pairs), c)
+    of_positions, of_taps = range(1, 2 * rank + 1, 2), range(2, 2 * rank + 1, 2)
+    x = x.transpose(0, *of_positions, *of_taps, 2 * rank + 1)
+    return x.reshape(n, *positions, math.prod(taps), c)
+
+
 def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     """A convolution in a form that XLA's CPU compiler has fast code for.
 
     It brings other layouts to channels-last in the main program alone, and swaps kernel and input
     where the input is the smaller one; inside a loop the one is seven times slower and the other a
-    hundred times. An input that is dilated, as in the derivative of a strided convolution, has no
-    fast code at all.
+    hundred times. Of an input that is dilated, as in the derivative of a strided convolution, few
+    positions or one tap are a product with all taps, which are added up after.
 
     Args:
       equation: the convolution.
@@ -141,14 +237,16 @@ def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     last = (0, rank - 1, *spatial)
     standard = type(specs)(last, (rank - 1, rank - 2, *range(rank - 2)), last)
     params = {**params, "dimension_numbers": standard}
-    if any(d > 1 for d in params["lhs_dilation"]):
-        x = _dilated(x, params["padding"], params["lhs_dilation"])
-        none = [0] * len(spatial)
-        params |= {"padding": tuple(zip(none, none, strict=True)), "lhs_dilation": (1,) * len(none)}
+    axes = (out_n, *outs, out_c)  # where each axis of y belongs
+    out_shape = shape_of(equation.outvars[0]).shape
+    groups = params["feature_group_count"] * params["batch_group_count"]
+    few = groups == 1 and math.prod(out_shape[axis] for axis in outs) <= _FEW_POSITIONS
+    if _reads_inputs(equation) and (few or groups == math.prod(w.shape[:-2]) == 1):
+        y = _at_inputs(equation, x, w)
+        return [y.transpose([axes.index(axis) for axis in range(rank)])]
     convolve = functools.partial(lax.conv_general_dilated_p.bind, **params)
     out = jax.eval_shape(convolve, x, w)
-    groups = params["feature_group_count"] * params["batch_group_count"]
-    if groups == 1 and math.prod(out.shape[1:-1]) <= _FEW_POSITIONS:
+    if few:
         seen = _patches(
             x,
             w.shape[:-2],
@@ -167,8 +265,33 @@ def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
         )
     else:
         y = convolve(x, w)
-    axes = (out_n, *outs, out_c)  # where each axis of y belongs
     return [y.transpose([axes.index(axis) for axis in range(rank)])]
+
+
+def _at_inputs(equation: Equation, x: jax.Array, w: jax.Array) -> jax.Array:
+    """A convolution as one product for all taps, which are added up where they overlap.
+
+    Args:
+      equation: the convolution.
+      x: [batch, *spatial, channels].
+      w: [*taps, channels, features].
+
+    Returns:
+      [batch, *positions, features].
+    """
+    out = shape_of(equation.outvars[0])
+    out_n, out_c, *outs = equation.params["dimension_numbers"].out_spec
+    *taps, c, f = w.shape
+    seen = lax.dot_general(
+        x,
+        w.reshape(math.prod(taps), c, f),
+        (((x.ndim - 1,), (1,)), ((), ())),
+        precision=equation.params["precision"],
+        preferred_element_type=out.dtype,
+    )  # [batch, *positions of the input, taps, features]
+    y = jax.ShapeDtypeStruct([out.shape[axis] for axis in (out_n, *outs, out_c)], out.dtype)
+    (added,) = jax.linear_transpose(functools.partial(_seen_by_inputs, equation), y)(seen)
+    return added
 
 
 def _dilated(
