@@ -15,10 +15,11 @@ are left out; what takes over 20 seconds is run once.
     python -m experiments.benchmark_implementations --only fcn --rounds 2   # a quick look
 
 Families: fcn (11 minutes), cnn (6), resnet (10), vit (8), form (5): other uses of a weight than
-`x @ w`. Programs that would take over 4 GB are left out. `--save` puts the rows of the families
-measured in the place of older ones, after each cell. At the end it prints, for each cell, the time
-of the peer's best over that of `auto`, whether `auto` was within 1.25 of the fastest of ours, and
-how far apart `auto` and the implementation that it took are, which is the noise.
+`x @ w`, foreign (1): layers as other libraries write them. Programs that would take over 4 GB are
+left out. `--save` puts the rows of the families measured in the place of older ones, after each
+cell. At the end it prints, for each cell, the time of the peer's best over that of `auto`, whether
+`auto` was within 1.25 of the fastest of ours, and how far apart `auto` and the implementation that
+it took are, which is the noise.
 (R. Novak, J. Sohl-Dickstein, S. S. Schoenholz, *Fast Finite Width Neural Tangent Kernel*, ICML
 2022, figures 1 and 2.)
 """
@@ -78,6 +79,15 @@ def cases() -> Iterator[Case]:
 
     for form in networks.FORMS:
         yield Case("form", form, functools.partial(networks.form, form), 4, 8)
+
+    foreign: dict[str, Callable[[int], Network]] = {
+        "mixer under vmap": networks.mixer,
+        "graph convolutions": networks.graph_convolutions,
+        "transposed 8 x 8": functools.partial(networks.transposed_convolution, taps=8, stride=8),
+        "transposed 4 x 4": functools.partial(networks.transposed_convolution, taps=4, stride=2),
+    }
+    for name, of_outputs in foreign.items():
+        yield Case("foreign", name, functools.partial(of_outputs, 10), 2, 10)
 
 
 def implementations(network: Network, n: int, o: int) -> dict[str, Kernel]:
@@ -202,7 +212,9 @@ def print_summary(rows: Sequence[Row]) -> None:
 def main() -> None:
     """Measures, prints and keeps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="families to measure: fcn,cnn,resnet,vit,form")
+    parser.add_argument(
+        "--only", default="", help="families to measure: fcn,cnn,resnet,vit,form,foreign"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved runs of each")
     parser.add_argument("--save", action="store_true", help="keep the table and its plot")
     arguments = parser.parse_args()

@@ -120,6 +120,65 @@ FORMS: dict[str, Callable[[Any, jax.Array], jax.Array]] = {
 """How the hidden weights are used."""
 
 
+def mixer(o: int, width: int = 64, hidden: int = 256, depth: int = 3) -> Network:
+    """Tokens and features mixed in turn by layers `w @ x` under `jax.vmap`, as Equinox has them.
+
+    (I. Tolstikhin et al., *MLP-Mixer: An all-MLP Architecture for Vision*, NeurIPS 2021.)
+    """
+    tokens, rng = 49, np.random.default_rng(0)
+
+    def pair(a: int) -> tuple[jax.Array, jax.Array]:
+        return _normal(rng, (hidden, a), a**-0.5), _normal(rng, (a, hidden), hidden**-0.5)
+
+    blocks = [(pair(tokens), pair(width)) for _ in range(depth)]
+    last = _normal(rng, (o, width), width**-0.5)
+
+    def mix(pair: tuple[jax.Array, jax.Array], x: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x: pair[1] @ jax.nn.gelu(pair[0] @ x))(x)
+
+    def of_one(params: Any, x: jax.Array) -> jax.Array:
+        for of_tokens, of_features in params[0]:
+            x = x + mix(of_tokens, x.T).T
+            x = x + mix(of_features, x)
+        return params[1] @ x.mean(axis=0)
+
+    return Network(jax.vmap(of_one, (None, 0)), (blocks, last), (tokens, width))
+
+
+def graph_convolutions(o: int, nodes: int = 20, width: int = 32, depth: int = 3) -> Network:
+    """Graph convolutions on one random graph, the mean over its nodes and a dense layer.
+
+    (T. Kipf, M. Welling, *Semi-Supervised Classification with Graph Convolutional Networks*, ICLR
+    2017.)
+    """
+    rng = np.random.default_rng(0)
+    edges = np.triu(rng.random((nodes, nodes)) < 0.3, 1)
+    adjacency = (edges | edges.T) + np.eye(nodes, dtype=np.float32)
+    mean = jnp.asarray(adjacency / adjacency.sum(axis=1, keepdims=True), jnp.float32)
+    weights = [_normal(rng, (width, width), width**-0.5) for _ in range(depth)]
+    weights.append(_normal(rng, (width, o), width**-0.5))
+
+    def f(weights: list[jax.Array], x: jax.Array) -> jax.Array:
+        for w in weights[:-1]:
+            x = jax.nn.relu(mean @ x @ w)
+        return x.mean(axis=1) @ weights[-1]
+
+    return Network(f, weights, (nodes, width))
+
+
+def transposed_convolution(o: int, taps: int, stride: int, pixels: int = 8) -> Network:
+    """A transposed convolution of 32 to 16 channels, the mean over pixels and a dense layer."""
+    rng = np.random.default_rng(0)
+    weights = [_normal(rng, (taps, taps, 32, 16), (taps**2 * 32 / stride**2) ** -0.5)]
+    weights.append(_normal(rng, (16, o), 0.25))
+
+    def f(weights: list[jax.Array], x: jax.Array) -> jax.Array:
+        y = jax.lax.conv_transpose(x, weights[0], (stride, stride), "SAME")
+        return jax.nn.relu(y).mean(axis=(1, 2)) @ weights[1]
+
+    return Network(f, weights, (pixels, pixels, 32))
+
+
 def cnn(channels: int, o: int, pixels: int = 32, depth: int = 5) -> Network:
     """3 x 3 convolutions with ReLU, average pooling and a dense layer, without biases."""
     sizes = [3] + [channels] * depth

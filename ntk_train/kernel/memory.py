@@ -8,9 +8,10 @@ made of kernels of fewer examples (`Tiles`).
 """
 
 import math
+from collections.abc import Sequence
 
 from ntk_train.kernel.machine import BETWEEN, ROWS
-from ntk_train.kernel.plan import Blocks, Plan, Work
+from ntk_train.kernel.plan import Blocks, PartPlan, Plan, Work
 from ntk_train.kernel.ways import FullGram, HalfGram, Identity, Jacobian, Transposed
 
 # Measured on the devices of `machine.MACHINES`, with networks of the benchmarks.
@@ -120,22 +121,40 @@ def is_streamed(work: Work) -> bool:
 
 def _layers_take_less(work: Work) -> bool:
     """Whether one layer at a time takes less memory than blocks of examples, all in a cache."""
-    problem = work.problem
-    others = [part for part in work.parts if not isinstance(part.way, Identity | Transposed)]
-    formed = [part.way for part in others if isinstance(part.way, Jacobian)]
+    others, formed = _cut_parts(work)
     if not formed or len(formed) < len(others):
         return False  # of the factors themselves a compiler keeps one layer at a time anyhow
-    number, examples = problem.itemsize, 1
-    if problem.batched:
-        examples = work.setting.labels[problem.layout.left[0]]
     block, outputs = _rows_at_once(work, streamed=False)
-    # Patches are there twice: each tap's, and side by side.
-    patches = 2 * number * max(way.patch_numbers / way.pieces for way in formed)
-    cotangents = [number * way.cotangent_numbers for way in formed]
-    kept = [work.kept_of(part) for part in others]
-    of_blocks = block * (patches + (1 + outputs) * sum(cotangents)) + sum(kept)
-    layer = patches + sum(cotangents) + 2 * outputs * max(cotangents)
-    return examples * layer + max(kept) < of_blocks
+    return _of_layers(work, outputs) < _of_blocks(work, block, outputs)
+
+
+def _of_layers(work: Work, outputs: int) -> float:
+    """Bytes that all examples take at once, where what is kept of a layer goes with it."""
+    problem, (others, formed) = work.problem, _cut_parts(work)
+    number = problem.itemsize
+    examples = work.setting.labels[problem.layout.left[0]] if problem.batched else 1
+    cotangents = [number * part.way.cotangent_numbers for part in others]
+    layer = _patches_of(work, formed) + sum(cotangents) + 2 * outputs * max(cotangents)
+    return examples * layer + max(map(work.kept_of, others))
+
+
+def _of_blocks(work: Work, block: int, outputs: int) -> float:
+    """Bytes that a loop over blocks of examples takes, with the rows of all."""
+    others, formed = _cut_parts(work)
+    cotangents = work.problem.itemsize * sum(way.cotangent_numbers for way in formed)
+    kept = sum(map(work.kept_of, others))
+    return block * (_patches_of(work, formed) + (1 + outputs) * cotangents) + kept
+
+
+def _cut_parts(work: Work) -> tuple[list[PartPlan], list[Jacobian]]:
+    """The parts with factors that are used, and the ways of those whose Jacobians are formed."""
+    others = [part for part in work.parts if not isinstance(part.way, Identity | Transposed)]
+    return others, [part.way for part in others if isinstance(part.way, Jacobian)]
+
+
+def _patches_of(work: Work, formed: Sequence[Jacobian]) -> float:
+    """Bytes of the patches of one layer: they are there twice, each tap's, and side by side."""
+    return 2 * work.problem.itemsize * max(way.patch_numbers / way.pieces for way in formed)
 
 
 def _rows_at_once(work: Work, streamed: bool) -> tuple[int, int]:
@@ -148,15 +167,18 @@ def _rows_at_once(work: Work, streamed: bool) -> tuple[int, int]:
     room = max(machine.memory - kept, between)
     limit = between
     if not machine.is_accelerator:  # as many as stay in a cache
-        formed = [part.way for part in work.parts if isinstance(part.way, Jacobian)]
+        others, formed = _cut_parts(work)
         patches = number * sum(way.patch_numbers for way in formed)
         cotangents = number * sum(way.cotangent_numbers for way in formed)
         example = patches + outputs * cotangents
+        limit = room
         # Or the loop would take more than it saves.
         if example * n > max(machine.block, work.rows * number * work.row_numbers / 2):
-            examples = _block_size(n, machine.block / example)
-        else:
-            limit = room
+            block = _block_size(n, machine.block / example)
+            # A loop keeps the factors of all layers, which without one go with their layer.
+            whole = _of_layers(work, outputs) + n * outputs * work.passing
+            if len(formed) == len(others) or _of_blocks(work, block, outputs) < whole:
+                examples, limit = block, between
     example = _derivatives(work, outputs, streamed)
     if example * examples > room:
         examples = _block_size(n, room / example)

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ntk_train._jax import shape_of
 from ntk_train._types import KernelProblem
@@ -146,14 +147,27 @@ def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
     That holds under these conditions, each of which has a case in tests/bank/preconditions.py:
 
     - the weight is used once, at one position, in no scan and with no scale;
-    - what it makes there reaches the output once, as a term in the same order (`terms`).
+    - what it makes there reaches the output once, as a term in the same order (`terms`);
+    - that order is the one of b, and each b makes one number.
     """
     return (
         len(uses) == uses[0].r == uses[0].t == 1
         and not uses[0].view.scans
         and not uses[0].view.scales
         and uses[0].equation.outvars[0] in program.terms
+        and _is_in_order(uses[0])
     )
+
+
+def _is_in_order(site: Site) -> bool:
+    """Whether the factor g[1,1,b] of one position is the cotangent of the output as it is."""
+    out = shape_of(site.equation.outvars[0])
+    if out.size != site.factors.b:
+        return False
+    with jax.ensure_compile_time_eval():
+        places = jnp.arange(out.size, dtype=jnp.float32)  # exact up to 2^24 outputs
+        g = site.factors.g(places.reshape(out.shape))
+        return bool((g.ravel() == places).all())
 
 
 def _label_sizes(

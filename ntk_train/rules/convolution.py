@@ -2,6 +2,9 @@
 
 y[r,t,b] = sum_a x[r,t,a] w[r,a,b],   t output positions, a = channels x taps, r feature groups
 
+Of a transposed convolution these patches are mostly zeros. There t are the positions of the input,
+a its channels, and b = taps x output features, which are added up where they overlap.
+
 Compilers have fast code for few forms of them, to one of which `on_cpu` and `in_arithmetic` bring
 an equation.
 """
@@ -9,7 +12,7 @@ an equation.
 import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +35,8 @@ def factors(equation: Equation, weight: int) -> Factors | None:
     params = equation.params
     if weight != 1 or params["batch_group_count"] != 1:
         return None
+    if _reads_inputs(equation):
+        return _factors_at_inputs(equation)
     lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
     w_shape = shape_of(equation.invars[1]).shape
     out_shape = shape_of(equation.outvars[0]).shape
@@ -43,40 +48,117 @@ def factors(equation: Equation, weight: int) -> Factors | None:
 
     def seen_by(first: int, taps: Sequence[int], x: jax.Array) -> jax.Array:
         """What a kernel of so many taps sees, from a row of the whole kernel on."""
-        x = x.transpose(lhs_spec[0], *lhs_spec[2:], lhs_spec[1])  # [batch, *spatial, channels]
         padding = list(params["padding"])
         if first:
             low, high = padding[0]
             padding[0] = (low - first * params["rhs_dilation"][0], high)
         seen = _patches(
-            x,
+            _channels_last(lhs_spec, x),
             taps,
             [out_shape[axis] for axis in out_spec[2:]],
             params["window_strides"],
             padding,
             params["lhs_dilation"],
             params["rhs_dilation"],
-        )  # [batch, *positions, taps, channels]
-        k, c = seen.shape[-2:]
-        return seen.reshape(t, k, r, c // r).transpose(2, 0, 1, 3).reshape(r, t, k * (c // r))
+        )
+        return _by_groups(seen, r)
 
     # What one row of taps sees: the patches of all rows take as many times the input's memory.
     rows = range(taps[0]) if len(taps) > 1 and taps[0] > 1 else ()
     pieces = [functools.partial(seen_by, row, [1, *taps[1:]]) for row in rows]
 
     def g_factor(g: jax.Array) -> jax.Array:
-        g = g.transpose(out_spec[0], *out_spec[2:], out_spec[1])
-        return g.reshape(t, r, b).transpose(1, 0, 2)
+        return _by_groups(_channels_last(out_spec, g)[..., None, :], r)
 
     x_factor = functools.partial(seen_by, 0, taps)
-    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r), pieces)
+    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r, "outputs"), pieces)
+
+
+def _reads_inputs(equation: Equation) -> bool:
+    """Whether the positions t are those of the input: where it is dilated, or padded by as much.
+
+    Patches of such an input are mostly zeros. What its kernel's taps add to are patches of the
+    output, of which each number is in as many as it has terms.
+    """
+    lhs_spec, _, out_spec = equation.params["dimension_numbers"]
+    shapes = shape_of(equation.invars[0]).shape, shape_of(equation.outvars[0]).shape
+    inputs, outputs = (
+        math.prod(shape[axis] for axis in spec[2:])
+        for shape, spec in zip(shapes, (lhs_spec, out_spec), strict=True)
+    )
+    return 0 < 2 * inputs <= outputs
+
+
+def _factors_at_inputs(equation: Equation) -> Factors:
+    """With the positions of the input as t, its channels as a, and taps x output features as b."""
+    params = equation.params
+    lhs_spec, rhs_spec, out_spec = params["dimension_numbers"]
+    x_shape, w_shape = (shape_of(v).shape for v in equation.invars)
+    r = params["feature_group_count"]
+
+    def x_factor(x: jax.Array) -> jax.Array:
+        return _by_groups(_channels_last(lhs_spec, x)[..., None, :], r)
+
+    def g_factor(g: jax.Array) -> jax.Array:
+        return _by_groups(_seen_by_inputs(equation, _channels_last(out_spec, g)), r)
+
+    t = math.prod(x_shape) // x_shape[lhs_spec[1]]
+    a, b = w_shape[rhs_spec[1]], w_shape[rhs_spec[0]] // r
+    b *= math.prod(w_shape[axis] for axis in rhs_spec[2:])
+    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r, "inputs"))
+
+
+def _seen_by_inputs(equation: Equation, y: jax.Array) -> jax.Array:
+    """The outputs that each position of the input is added to, by the taps of the kernel.
+
+    Args:
+      equation: the convolution.
+      y: [batch, *outputs, features].
+
+    Returns:
+      [batch, *positions of the input, taps, features].
+    """
+    params = equation.params
+    lhs_spec, rhs_spec, _ = params["dimension_numbers"]
+    x_shape, w_shape = (shape_of(v).shape for v in equation.invars)
+    taps = [w_shape[axis] for axis in rhs_spec[2:]]
+    positions = [x_shape[axis] for axis in lhs_spec[2:]]
+    strides, x_dilation, w_dilation = (
+        params[name] for name in ("window_strides", "lhs_dilation", "rhs_dilation")
+    )
+    # Tap k sees position i at the output q where q stride + k w_dilation = i x_dilation + low.
+    padding = []
+    for axis, (low, _) in enumerate(params["padding"]):
+        window = (taps[axis] - 1) * w_dilation[axis]
+        length = (positions[axis] - 1) * x_dilation[axis] + window + 1
+        outputs = (y.shape[1 + axis] - 1) * strides[axis] + 1
+        padding.append((window - low, length - (window - low) - outputs))
+    seen = _patches(y, taps, positions, x_dilation, padding, strides, w_dilation)
+    return seen[..., ::-1, :]  # from the last tap to the first
+
+
+def _channels_last(spec: Sequence[int], x: jax.Array) -> jax.Array:
+    """[batch, *spatial, channels], from the layout that a convolution has."""
+    batch, channels, *spatial = spec
+    return x.transpose(batch, *spatial, channels)
+
+
+def _by_groups(seen: jax.Array, r: int) -> jax.Array:
+    """[batch, *positions, taps, channels] to [r, t, taps x channels of a group]."""
+    *positions, k, c = seen.shape
+    t = math.prod(positions)
+    return seen.reshape(t, k, r, c // r).transpose(2, 0, 1, 3).reshape(r, t, k * (c // r))
 
 
 def operations(equation: Equation) -> int:
-    """Twice the kernel's entries of one output feature, for each number that comes out."""
-    w_shape = shape_of(equation.invars[1]).shape
-    features = w_shape[equation.params["dimension_numbers"].rhs_spec[0]]
-    return 2 * size_of(equation.outvars[0]) * math.prod(w_shape) // features
+    """Twice the kernel's entries of one feature, for each number of that side that has fewer."""
+    x, w = equation.invars
+    rhs_spec = equation.params["dimension_numbers"].rhs_spec
+    w_shape = shape_of(w).shape
+    if _reads_inputs(equation):
+        groups = equation.params["feature_group_count"] * equation.params["batch_group_count"]
+        return 2 * size_of(x) * math.prod(w_shape) // (w_shape[rhs_spec[1]] * groups)
+    return 2 * size_of(equation.outvars[0]) * math.prod(w_shape) // w_shape[rhs_spec[0]]
 
 
 def _patches(
@@ -108,6 +190,8 @@ def _patches(
     if 0 in positions:  # the window is larger than the input, and slices would be negative
         return jnp.zeros((len(x), *positions, math.prod(taps), x.shape[-1]), x.dtype)
     x = _dilated(x, padding, x_dilation)
+    if tuple(taps) == tuple(strides) and all(d == 1 for d in w_dilation):
+        return _side_by_side(x, taps, positions)
     shifted = []
     for tap in itertools.product(*map(range, taps)):
         start = [i * d for i, d in zip(tap, w_dilation, strict=True)]
@@ -121,13 +205,25 @@ def _patches(
     return jnp.stack(shifted, axis=-2)
 
 
+def _side_by_side(x: jax.Array, taps: Sequence[int], positions: Sequence[int]) -> jax.Array:
+    """Patches that do not overlap: [batch, *spatial, channels] in other axes, without slices."""
+    (n, *_, c), rank = x.shape, len(taps)
+    sizes = [k * position for k, position in zip(taps, positions, strict=True)]
+    x = lax.slice(x, [0] * x.ndim, [n, *sizes, c])
+    pairs = zip(positions, taps, strict=True)
+    x = x.reshape(n, *itertools.chain.from_iterable(pairs), c)
+    of_positions, of_taps = range(1, 2 * rank + 1, 2), range(2, 2 * rank + 1, 2)
+    x = x.transpose(0, *of_positions, *of_taps, 2 * rank + 1)
+    return x.reshape(n, *positions, math.prod(taps), c)
+
+
 def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     """A convolution in a form that XLA's CPU compiler has fast code for.
 
     It brings other layouts to channels-last in the main program alone, and swaps kernel and input
     where the input is the smaller one; inside a loop the one is seven times slower and the other a
-    hundred times. An input that is dilated, as in the derivative of a strided convolution, has no
-    fast code at all.
+    hundred times. Of an input that is dilated, as in the derivative of a strided convolution, few
+    positions or one tap are a product with all taps, which are added up after.
 
     Args:
       equation: the convolution.
@@ -138,17 +234,14 @@ def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     """
     standard = _standard(equation, values)
     x, w, params = standard.x, standard.w, standard.params
-    spatial = x.ndim - 2
-    if any(d > 1 for d in params["lhs_dilation"]):
-        x = _dilated(x, params["padding"], params["lhs_dilation"])
-        params = {**params, "padding": ((0, 0),) * spatial, "lhs_dilation": (1,) * spatial}
-    convolve = functools.partial(lax.conv_general_dilated_p.bind, **params)
-    out = jax.eval_shape(convolve, x, w)
-    groups = params["feature_group_count"] * params["batch_group_count"]
-    if groups == 1 and math.prod(out.shape[1:-1]) <= _FEW_POSITIONS:
-        plain = Arithmetic(precision=params["precision"])
-        return [standard.given_back(_product_of_patches(x, w, params, out, plain))]
-    return [standard.given_back(convolve(x, w))]
+    out = standard.out
+    plain = Arithmetic(precision=params["precision"])
+    is_few = standard.groups == 1 and math.prod(out.shape[1:-1]) <= _FEW_POSITIONS
+    if _reads_inputs(equation) and (is_few or standard.groups == standard.taps == 1):
+        return [standard.given_back(_at_inputs(equation, x, w, plain))]
+    if is_few:
+        return [standard.given_back(_product_of_patches(standard, plain))]
+    return [standard.given_back(lax.conv_general_dilated_p.bind(x, w, **params))]
 
 
 def in_arithmetic(
@@ -157,8 +250,8 @@ def in_arithmetic(
     """A convolution in the form that a GPU is fastest at.
 
     - With a kernel of one tap it is a plain product: in float32 one and a half times as fast.
-    - Of few positions it is the product of patches: cuDNN's convolutions in float32 bring their
-      numbers to another layout and back.
+    - Of few positions it is the product of patches, or of a dilated input a product with all taps:
+      cuDNN's convolutions in float32 bring their numbers to another layout and back.
     - XLA takes a convolution with a reversed kernel, as a backward pass has it, for the derivative
       in the input, whose code is up to three times as slow as that of the same numbers behind a
       barrier.
@@ -175,25 +268,23 @@ def in_arithmetic(
     precision: Any = arithmetic.precision
     if not isinstance(precision, lax.Precision):  # XLA drops what is none
         precision = lax.Precision.HIGHEST
-    if not arithmetic.on_gpu or params["feature_group_count"] * params["batch_group_count"] != 1:
+    standard = _standard(equation, values)
+    if not arithmetic.on_gpu or standard.groups != 1 or 0 in standard.out.shape:
         params = {**params, "precision": (precision, precision)}
         return equation_values(equation.replace(params=params), values)
-    standard = _standard(equation, values)
-    x, w = standard.x, standard.w
-    convolve = functools.partial(lax.conv_general_dilated_p.bind, **standard.params)
-    out = jax.eval_shape(convolve, x, w)
-    if math.prod(w.shape[:-2]) == 1 and 0 not in out.shape:
-        return [standard.given_back(_product_of_pixels(x, w, standard.params, arithmetic))]
-    is_dilated = any(d > 1 for d in params["lhs_dilation"])
+    x, w, out = standard.x, standard.w, standard.out
+    # What a product takes of memory beside its factors, for all examples and outputs.
+    inputs, outputs = (arithmetic.copies * math.prod(own.shape[:-1]) for own in (x, out))
     terms = math.prod(w.shape[:-1])
+    if _reads_inputs(equation):
+        if standard.taps == 1 or inputs * standard.taps * out.shape[-1] <= _PATCHES:
+            return [standard.given_back(_at_inputs(equation, x, w, arithmetic))]
     in_tf32 = terms <= arithmetic.longest_in_terms
-    numbers = arithmetic.copies * math.prod(out.shape[:-1]) * terms
-    is_small = numbers <= _PATCHES and out.shape[-1] >= _WIDE
-    if is_small and not is_dilated and not in_tf32:
-        y = _product_of_patches(x, w, standard.params, out, arithmetic)
-        return [standard.given_back(y)]
+    is_small = outputs * terms <= _PATCHES and out.shape[-1] >= _WIDE and not in_tf32
+    if standard.taps == 1 or is_small:
+        return [standard.given_back(_product_of_patches(standard, arithmetic))]
     x, w = values
-    if not is_dilated:  # of a dilated input there is no other code
+    if all(d == 1 for d in params["lhs_dilation"]):  # of others there is no other code
         w = lax.optimization_barrier(w)
     if in_tf32:
         precision = lax.Precision.DEFAULT
@@ -210,13 +301,25 @@ class _Standard(NamedTuple):
       x: input [batch, *spatial, channels].
       w: kernel [*spatial, channels, features].
       params: of the equation, in this layout.
+      out: shape and dtype of the output [batch, *positions, features].
       axes: where each axis of the output belongs.
     """
 
     x: jax.Array
     w: jax.Array
     params: dict[str, Any]
+    out: jax.ShapeDtypeStruct
     axes: tuple[int, ...]
+
+    @property
+    def groups(self) -> int:
+        """Of features or of the batch."""
+        return self.params["feature_group_count"] * self.params["batch_group_count"]
+
+    @property
+    def taps(self) -> int:
+        """Of the kernel."""
+        return math.prod(self.w.shape[:-2])
 
     def given_back(self, y: jax.Array) -> jax.Array:
         """[batch, *positions, features] to the layout that the equation asks for."""
@@ -231,14 +334,14 @@ def _standard(equation: Equation, values: Sequence[Any]) -> _Standard:
     last = (0, rank - 1, *range(1, rank - 1))
     numbers = type(specs)(last, (rank - 1, rank - 2, *range(rank - 2)), last)
     params = {**equation.params, "dimension_numbers": numbers}
-    axes = (out_n, *outs, out_c)
-    return _Standard(x.transpose(n, *xs, c), w.transpose(*ws, i, o), params, axes)
+    axes, of = (out_n, *outs, out_c), shape_of(equation.outvars[0])
+    out = jax.ShapeDtypeStruct([of.shape[axis] for axis in axes], of.dtype)
+    return _Standard(x.transpose(n, *xs, c), w.transpose(*ws, i, o), params, out, axes)
 
 
-def _product_of_patches(
-    x: jax.Array, w: jax.Array, params: Mapping[str, Any], out: Any, arithmetic: Arithmetic
-) -> jax.Array:
+def _product_of_patches(standard: _Standard, arithmetic: Arithmetic) -> jax.Array:
     """The convolution as one product of what the taps see at all positions."""
+    x, w, params, out, _ = standard
     seen = _patches(
         x,
         w.shape[:-2],
@@ -248,6 +351,10 @@ def _product_of_patches(
         params["lhs_dilation"],
         params["rhs_dilation"],
     )
+    if arithmetic.on_gpu and any(stride > 1 for stride in params["window_strides"]):
+        # XLA's compiler ends the process where a product on a GPU takes every other pixel of its
+        # factor (JAX 0.11).
+        seen = lax.optimization_barrier(seen)
     return dot_general(
         seen.reshape(*out.shape[:-1], math.prod(w.shape[:-1])),
         w.reshape(math.prod(w.shape[:-1]), w.shape[-1]),
@@ -257,27 +364,31 @@ def _product_of_patches(
     )
 
 
-def _product_of_pixels(
-    x: jax.Array, w: jax.Array, params: Mapping[str, Any], arithmetic: Arithmetic
-) -> jax.Array:
-    """A convolution with a kernel of one tap: of fewer pixels before it, of more after it."""
-    strides = params["window_strides"]
-    is_strided = any(stride > 1 for stride in strides)
+def _at_inputs(equation: Equation, x: jax.Array, w: jax.Array, arithmetic: Arithmetic) -> jax.Array:
+    """A convolution as one product for all taps, which are added up where they overlap.
 
-    def moved(pixels: jax.Array) -> jax.Array:
-        pixels = _dilated(pixels, params["padding"], params["lhs_dilation"])
-        return lax.slice(pixels, [0] * x.ndim, pixels.shape, [1, *strides, 1])
+    Args:
+      equation: the convolution.
+      x: [batch, *spatial, channels].
+      w: [*taps, channels, features].
+      arithmetic: of the product.
 
-    # XLA's compiler ends the process where a product on a GPU takes every other pixel of its factor
-    # (JAX 0.11), hence the barrier.
-    y = dot_general(
-        lax.optimization_barrier(moved(x)) if is_strided else x,
-        w.reshape(w.shape[-2:]),
-        (((x.ndim - 1,), (0,)), ((), ())),
+    Returns:
+      [batch, *positions, features].
+    """
+    out = shape_of(equation.outvars[0])
+    out_n, out_c, *outs = equation.params["dimension_numbers"].out_spec
+    *taps, c, f = w.shape
+    seen = dot_general(
+        x,
+        w.reshape(math.prod(taps), c, f),
+        (((x.ndim - 1,), (1,)), ((), ())),
         arithmetic,
-        params["preferred_element_type"],
-    )
-    return y if is_strided else moved(y)
+        out.dtype,
+    )  # [batch, *positions of the input, taps, features]
+    y = jax.ShapeDtypeStruct([out.shape[axis] for axis in (out_n, *outs, out_c)], out.dtype)
+    (added,) = jax.linear_transpose(functools.partial(_seen_by_inputs, equation), y)(seen)
+    return added
 
 
 def _dilated(

@@ -304,6 +304,18 @@ def transposed_convolution(dtype, normal):
     return linen(model, (3, 3, 2), dtype, normal)
 
 
+@case()
+def transposed_convolution_in_groups_of_uneven_taps(dtype, normal):
+    f = _convolution(
+        strides=(2, 1),
+        padding=((3, 0), (-1, 3)),
+        lhs_dilation=(3, 2),
+        rhs_dilation=(1, 2),
+        groups=2,
+    )
+    return f, normal(2, 3, 1, 4), (3, 3, 2)
+
+
 @case(forward=False, gaps={"ntk_vector_products": TypeError})
 def reverse_mode_only(dtype, normal):
     @jax.custom_vjp

@@ -4,6 +4,8 @@ Where a shortcut's condition is written, in `planning.py`, `separator.py` and `s
 its clauses has a case here that comes out wrong if the clause is left out.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -110,7 +112,26 @@ def output_is_a_scan_of_its_last_layer(dtype, normal):
     return f, normal(5, 4), (5,)
 
 
+@case()
+def output_is_a_convolution_of_one_pixel_that_sees_it_beside_zeros(dtype, normal):
+    f = lambda w, x: jax.lax.conv_general_dilated(
+        x.reshape(-1, 1, 3), w, (1,), [(0, 2)], dimension_numbers=("NHC", "HIO", "NHC")
+    )
+    return f, normal(2, 3, 2), (3,)
+
+
 # A part of a weight that is used at several positions: in the same order, with the same sign.
+
+
+@case()
+def kernel_of_a_convolution_and_of_a_dilated_one(dtype, normal):
+    def f(w, x):
+        convolve = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=layout)
+        h = jnp.tanh(convolve(x, w, (1, 1), "SAME"))
+        return jnp.tanh(convolve(h, w, (1, 1), [(1, 1)] * 2, lhs_dilation=(2, 2))).sum((1, 2))
+
+    layout = ("NHWC", "HWIO", "NHWC")
+    return f, normal(2, 2, 2, 2), (2, 2, 2)
 
 
 @case()

@@ -192,3 +192,20 @@ def test_a_pass_within_a_scan():
     one, many = found(1), found(8)
     assert one.cotangents == many.cotangents >= 2 * 50
     assert many.activations > 6 * one.activations
+
+
+def test_layers_that_are_kept_as_factors_take_no_loop():
+    """As the MLPs of a mixer, some of which are formed: their loop took several times as much."""
+
+    def f(params, x):
+        for up, down in params:
+            x = x + jnp.tanh(jnp.tanh(x @ up) @ down)
+        return x.mean(axis=1)[:, :10]
+
+    params, x = [(shape(64, 256), shape(256, 64))] * 6, shape(2, 49, 64)
+    plan = explain(f, params, x).plan
+    assert {part.way.name for part in plan.parts} == {"jacobian", "half_gram"}
+    references = compiled(
+        functools.partial(ntk, f, implementation="jacobian_contraction"), params, x
+    )
+    assert temporary(f, params, x) <= 1.1 * references.temp_size_in_bytes

@@ -45,20 +45,26 @@ def test_a_rule_either_rearranges_or_scales():
             [(1, 4, 6, 6), (8, 2, 3, 3)],
             2 * (6 * 6 * 8) * (2 * 3 * 3),
         ),
+        (
+            lambda x, w: lax.conv_general_dilated(x, w, (1, 1), [(1, 1)] * 2, (2, 3)),
+            [(1, 4, 6, 6), (8, 4, 3, 3)],
+            2 * (6 * 6 * 4) * (8 * 3 * 3),  # no zeros
+        ),
         (lambda x: jnp.split(x, 3), [(6, 2)], 12),
         (lambda w, x: lax.scan(lambda h, w: (h @ w, h), x, w), [(7, 3, 3), (2, 3)], 7 * 36),
         (lax.exp, [(6, 2)], 12),  # not in the table
     ],
-    ids=["product", "grouped convolution", "several outputs", "scan", "other"],
+    ids=["product", "grouped convolution", "dilated input", "several outputs", "scan", "other"],
 )
 def test_operations_are_multiplications_and_additions(f, shapes, expected):
     assert operations(equation_of(f, *shapes)) == expected
 
 
+@pytest.mark.parametrize("dilation", [(1, 1), (3, 2)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
-@pytest.mark.parametrize("size", [5, 24])
-def test_the_form_for_a_cpu_is_the_convolution(strides, size):
-    f = lambda x, w: lax.conv_general_dilated(x, w, strides, "SAME", rhs_dilation=(1, 2))
+@pytest.mark.parametrize("size", [3, 5, 24])
+def test_the_form_for_a_cpu_is_the_convolution(dilation, strides, size):
+    f = lambda x, w: lax.conv_general_dilated(x, w, strides, [(1, 2)] * 2, dilation, (1, 2))
     x = jax.random.normal(jax.random.key(0), (2, 3, size, size))
     w = jax.random.normal(jax.random.key(1), (4, 3, 3, 2))
     equation = equation_of(f, x.shape, w.shape)
