@@ -276,9 +276,9 @@ def in_arithmetic(
     # What a product takes of memory beside its factors, for all examples and outputs.
     inputs, outputs = (arithmetic.copies * math.prod(own.shape[:-1]) for own in (x, out))
     terms = math.prod(w.shape[:-1])
-    if _reads_inputs(equation):
-        if standard.taps == 1 or inputs * standard.taps * out.shape[-1] <= _PATCHES:
-            return [standard.given_back(_at_inputs(equation, x, w, arithmetic))]
+    all_taps = inputs * standard.taps * out.shape[-1]
+    if _reads_inputs(equation) and (standard.taps == 1 or all_taps <= _PATCHES):
+        return [standard.given_back(_at_inputs(equation, x, w, arithmetic))]
     in_tf32 = terms <= arithmetic.longest_in_terms
     is_small = outputs * terms <= _PATCHES and out.shape[-1] >= _WIDE and not in_tf32
     if standard.taps == 1 or is_small:
