@@ -92,6 +92,7 @@ STEPS = (
     Step("float32", "auto"),
     Step("highest", "auto"),
     REFERENCE,
+    Step("split", "auto"),
     Step("fast", "auto"),
     Step("BF16_BF16_F32_X3", "auto"),
     Step("highest", "jacobian_contraction"),

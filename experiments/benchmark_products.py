@@ -112,7 +112,7 @@ def convolutions(
 ) -> Iterator[tuple[str, str, Callable, tuple, float, Any]]:
     """Derivatives of convolutions in their inputs."""
     forms: dict[str, Arithmetic | None] = {"as written": None}
-    for name in ("highest", "float32", "BF16_BF16_F32_X3", "fast"):
+    for name in ("highest", "float32", "split", "fast"):
         forms[name] = stages_of(name, "gpu", in_terms=True).backward
     for name, (batch, pixels, channels, features, taps) in shapes.items():
         x = jax.ShapeDtypeStruct((batch, pixels, pixels, channels), jnp.float32)

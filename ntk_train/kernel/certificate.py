@@ -30,10 +30,14 @@ from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.options import KernelOptions
-from ntk_train.kernel.precision import kernel_product_bits, precision_of_products
+from ntk_train.kernel.precision import (
+    derivative_bits,
+    kernel_product_bits,
+    precision_of_products,
+)
 from ntk_train.kernel.problem import mode_and_choices, split_params
 from ntk_train.kernel.whole import one_program_for_each
-from ntk_train.program.rounding import factor_bits, unit_roundoff
+from ntk_train.program.rounding import unit_roundoff
 
 # The trace or diagonal of up to so many outputs takes a backward pass for each of them, and of more
 # outputs one for each of so many vectors of random signs, whose mean has a statistical error.
@@ -364,8 +368,8 @@ def roundoff_of_products(
     is_wide = any(leaf.dtype == jnp.float64 for leaf in theta)
     dtype = jnp.dtype(jnp.float64 if is_wide else jnp.float32)
     bits = [jnp.finfo(dtype).nmant, kernel_product_bits(precision, dtype, device)]
-    if precision == "fast" and not is_wide:
-        bits.append(factor_bits("default", device or jax.default_backend()))
+    if not is_wide:
+        bits.append(derivative_bits(precision, device))
     return 2.0 ** -(min(b for b in bits if b is not None) + 1)
 
 

@@ -200,6 +200,7 @@ class Choices:
       blocks: how many examples and outputs at once.
       streamed: whether layers go one after the other.
       examples: of how many the rows fit in memory.
+      many: from how many equations on derivatives are found kind by kind (`program.linear`).
     """
 
     machine: Machine | None = None
@@ -208,6 +209,7 @@ class Choices:
     blocks: Blocks | None = None
     streamed: bool | None = None
     examples: float | int | None = None
+    many: int | None = None
 
 
 FREE = Choices()

@@ -9,6 +9,7 @@ most of the work.
 |---|---|---|---|
 | "float32", the default | float32 | float32, or three TF32 terms where as exact | float32 |
 | "highest" | float32 | float32 | float32 |
+| "split" | float32 | three bfloat16 terms on a GPU or TPU | float32 |
 | "fast" | float32 | TF32 on a GPU, bfloat16 on a TPU | float32 |
 | any other name of JAX | by that name | by that name | by that name |
 | None | as f says | as f says | float32 |
@@ -27,7 +28,7 @@ from ntk_train.errors import KernelInputError
 from ntk_train.program.rounding import NAMES, factor_bits, lax_precision, product_bits
 from ntk_train.rules.arithmetic import AS_WRITTEN, Arithmetic
 
-STAGED = ("float32", "fast")
+STAGED = ("float32", "split", "fast")
 """Names that mean something else for each stage."""
 
 IN_TERMS = ("BF16_BF16_F32_X3", "TF32_TF32_F32_X3", "BF16_BF16_F32_X6", "F32_F32_F32")
@@ -39,11 +40,11 @@ _NUMBERS = {2: "float8", 7: "bfloat16", 10: "TF32", 15: "two bfloat16", None: "f
 """What the factors of a product in float32 are rounded to, by the bits that are kept."""
 
 # Terms that one product of a GPU's tensor cores adds up, of a sum that is cut: in the Gram, which
-# is a sum of squares, and in the other stages, whose terms have both signs
-# (experiments/results/benchmark_products.csv).
+# is a sum of squares, and in the other stages, whose terms have both signs; and up to how many
+# three TF32 terms are as exact as float32 (experiments/results/benchmark_products.csv).
 _LONGEST_OF_SQUARES, _LONGEST = 1024, 1536
 _LONGEST_IN_FLOAT32 = 2048
-_LONGEST_OF_CONVOLUTIONS = 576  # in float32, whose error three TF32 terms have thrice beyond
+_LONGEST_AS_EXACT = 512
 
 
 class Stages(NamedTuple):
@@ -94,22 +95,30 @@ def stages_of(precision: str | None, kind: str, *, in_terms: bool = False) -> St
     if precision == "fast" and kind != "cpu":
         least = Arithmetic(lax.Precision.DEFAULT, on_gpu=on_gpu)
         return Stages(forward, least, least, gram)
+    if precision == "split" and kind != "cpu":
+        three = Arithmetic(lax.Precision.HIGH)  # on a TPU
+        if on_gpu:
+            three = _in_three_terms(lax.DotAlgorithmPreset.BF16_BF16_F32_X3)
+        return Stages(forward, three, three, gram)
     if precision == "float32" and in_terms:
         preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-        terms = Arithmetic(preset, _LONGEST, _LONGEST_OF_CONVOLUTIONS, on_gpu=True)
+        terms = Arithmetic(preset, _LONGEST_AS_EXACT, is_cut=False, on_gpu=True)
         return Stages(forward, terms, terms, gram)
     if precision in (*STAGED, "highest"):
         return Stages(forward, forward, exact, gram)
     own = Arithmetic(lax_precision(precision))
     if not on_gpu or precision not in IN_TERMS:
         return Stages(AS_WRITTEN, AS_WRITTEN, own, own)  # f is traced with this name
-    is_short = precision.endswith("_X3")
-    own = own._replace(
-        longest=_LONGEST if is_short else None,
-        longest_in_terms=math.inf if is_short else 0,
-        on_gpu=True,
-    )
-    return Stages(own, own, own, own._replace(longest=_LONGEST_OF_SQUARES if is_short else None))
+    if not precision.endswith("_X3"):
+        own = own._replace(on_gpu=True)
+        return Stages(own, own, own, own)
+    own = _in_three_terms(own.precision)
+    return Stages(own, own, own, own._replace(longest=_LONGEST_OF_SQUARES))
+
+
+def _in_three_terms(preset: Any) -> Arithmetic:
+    """Of a GPU, convolutions too."""
+    return Arithmetic(preset, _LONGEST, longest_in_terms=math.inf, on_gpu=True)
 
 
 def described(precision: str | None, stages: Stages) -> str:
@@ -150,6 +159,13 @@ def kernel_product_bits(precision: str | None, dtype: Any, device: str | None = 
     return factor_bits(gram_precision(precision), device or jax.default_backend())
 
 
+def derivative_bits(precision: str | None, device: str | None = None) -> int | None:
+    """Bits that the backward pass keeps of its factors where the forward pass keeps all."""
+    names = {"fast": "default", "split": "BF16_BF16_F32_X3"}
+    name = names.get(precision or "", "highest")
+    return factor_bits(name, device or jax.default_backend())
+
+
 def bits_of_f(
     precision: str | None, jaxpr: Any, implementation: str = "", device: str | None = None
 ) -> int | None:
@@ -164,8 +180,8 @@ def bits_of_f(
     device = device or jax.default_backend()
     in_terms = IN_TERMS if implementation == "structured" else ()
     bits = [product_bits(jaxpr, device, in_terms)]
-    if precision == "fast" and implementation in ("structured", ""):
-        bits.append(factor_bits("default", device))
+    if implementation in ("structured", ""):
+        bits.append(derivative_bits(precision, device))
     return min((b for b in bits if b is not None), default=None)
 
 

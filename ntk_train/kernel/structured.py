@@ -27,7 +27,7 @@ from ntk_train.program.separator import Halves, cut_at, separators
 
 def prepare(problem: KernelProblem, groups: Groups, choices: Choices = FREE) -> Plan:
     """Traces both sides, and plans the kernel, cut at a bottleneck where that takes less time."""
-    sides = _trace_both(problem)
+    sides = _trace_both(problem, choices.many)
     numbered, cuts = dict(enumerate(groups)), _cuts(problem, sides)
 
     def plan_of(problem: KernelProblem) -> Plan:
@@ -79,13 +79,13 @@ def structured(plan: Plan) -> list[jax.Array]:
     return kernels_of(plan, plan.problem.x1, plan.problem.x2)
 
 
-def _trace_both(problem: KernelProblem) -> Sides:
+def _trace_both(problem: KernelProblem, many: int | None) -> Sides:
     """The linear programs of both sides, of one example where they are independent."""
     x2 = problem.x1 if problem.x2 is None else problem.x2
     shapes1, shapes2 = (traced_shapes(problem, x) for x in (problem.x1, x2))
-    first = second = linear_program(problem.f1, problem.theta, shapes1)
+    first = second = linear_program(problem.f1, problem.theta, shapes1, many)
     if problem.f2 is not problem.f1 or shapes1 != shapes2:
-        second = linear_program(problem.f2, problem.theta, shapes2)
+        second = linear_program(problem.f2, problem.theta, shapes2, many)
     return Sides((first, second))
 
 

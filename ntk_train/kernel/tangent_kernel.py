@@ -78,8 +78,9 @@ def ntk(
         train mode. True gives a `CoupledExamplesWarning` where the program of f shows that they do.
       precision: of the matrix products and convolutions, inside of f too where f leaves it open.
         `"float32"` is as exact as float32 by whatever is fastest on the device; `"highest"` is
-        plain float32; `"fast"` takes TF32 on a GPU, or bfloat16 on a TPU, for the backward pass and
-        for the Jacobians that are formed, and float32 for the rest. Any name that
+        plain float32. Two take less for the backward pass and the Jacobians that are formed, and
+        float32 for the rest, on a GPU or TPU: `"split"` three bfloat16 terms, with errors of a few
+        1e-6, and `"fast"` TF32 or bfloat16, with errors of a few 1e-4. Any name that
         `jax.default_matmul_precision` or a product of JAX takes ("default", "BF16_BF16_F32_X3",
         ...) holds for all stages. None leaves f as it is, and computes the products of the kernel
         itself in float32. `ntk_train.kernel.precision` has the stages, and

@@ -17,11 +17,15 @@ from typing import Any
 
 import jax
 
-from ntk_train._jax import Literal, Var, shape_of
+from ntk_train._jax import Literal, Var, equation_values, shape_of
 from ntk_train._types import PyTree
 from ntk_train.program.block import Block, flattened
 from ntk_train.program.derivative import derivative_of
 from ntk_train.rules import rule_of
+
+# From so many equations on, most are like others, and it takes less time to find the derivative of
+# each kind once than to have JAX find all of them.
+MANY = 1000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,9 +104,15 @@ class LinearProgram(Block):
 
 
 def linear_program(
-    f: Callable[[list[jax.Array], PyTree], jax.Array], theta: list[jax.Array], x: PyTree
+    f: Callable[[list[jax.Array], PyTree], jax.Array],
+    theta: list[jax.Array],
+    x: PyTree,
+    many: int | None = None,
 ) -> LinearProgram:
-    """Linearises f at theta for one input x; arrays, tracers or shapes will do."""
+    """Linearises f at theta for one input x; arrays, tracers or shapes will do.
+
+    From `many` equations on, or `MANY`, their derivatives are found kind by kind.
+    """
     x_leaves, x_tree = jax.tree.flatten(x)
     n, m = len(theta), len(x_leaves)
 
@@ -110,15 +120,33 @@ def linear_program(
         return f(list(leaves[:n]), jax.tree.unflatten(x_tree, leaves[n:]))
 
     closed = jax.make_jaxpr(on_leaves)(*theta, *x_leaves)
-    if any(equation.effects for equation in closed.eqns):
-        block = _derivative_as_a_whole(on_leaves, theta, x_leaves)
-    else:
-        try:
-            block = derivative_of(closed.jaxpr, closed.consts, n)
-        except Exception:  # of a function without a derivative: an error inside f says more
+    try:
+        if any(equation.effects for equation in closed.eqns):
             block = _derivative_as_a_whole(on_leaves, theta, x_leaves)
+        elif len(closed.eqns) < (MANY if many is None else many):
+            traced = functools.partial(_values, closed)
+            block = _derivative_as_a_whole(traced, theta, x_leaves)
+        else:
+            block = derivative_of(closed.jaxpr, closed.consts, n)
+    except Exception:  # of a function without a derivative: an error inside f says more
+        block = _derivative_as_a_whole(on_leaves, theta, x_leaves)
     fields = {field.name: getattr(block, field.name) for field in dataclasses.fields(Block)}
     return LinearProgram(**fields, num_theta=n, num_x=m)
+
+
+def _values(closed: Any, *values: Any) -> Any:
+    """The output of a function that has been traced: f itself takes longer to run."""
+    jaxpr = closed.jaxpr
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *values], strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else env[v]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(v) for v in equation.invars]
+        outputs = equation_values(equation, inputs, differentiated=True)
+        env.update(zip(equation.outvars, outputs, strict=True))
+    return read(jaxpr.outvars[0])
 
 
 def _derivative_as_a_whole(

@@ -25,6 +25,7 @@ class Arithmetic(NamedTuple):
     Attributes:
       precision: what `jax.lax.dot_general` takes for it; None for what each product says.
       longest: how many terms one product adds up at most, None for any number.
+      is_cut: whether longer sums are cut into pieces, or else computed in float32.
       longest_in_terms: how many terms a sum of a convolution has at most that is made of three in
         TF32.
       on_gpu: whether convolutions take the forms that are fast on a GPU.
@@ -33,6 +34,7 @@ class Arithmetic(NamedTuple):
 
     precision: Any = None
     longest: int | None = None
+    is_cut: bool = True
     longest_in_terms: float = 0
     on_gpu: bool = False
     copies: int = 1
@@ -70,14 +72,15 @@ def dot_general(
     """
     (of_x, of_y), (batch_x, batch_y) = dimension_numbers
     precision, terms = arithmetic.of(x, y), math.prod(x.shape[axis] for axis in of_x)
-    if precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3 and terms % _ALIGNED:
-        precision = lax.Precision.HIGHEST
-    longest = arithmetic.longest
+    is_long = arithmetic.longest is not None and terms > arithmetic.longest
     pieces = 1
-    if longest is not None and terms > longest and x.dtype == jnp.float32:
+    is_tf32 = precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    if (is_tf32 and terms % _ALIGNED) or (is_long and not arithmetic.is_cut):
+        precision = lax.Precision.HIGHEST
+    elif is_long and x.dtype == jnp.float32:
         # Of several contracted axes the longest is cut.
         i = max(range(len(of_x)), key=lambda i: x.shape[of_x[i]])
-        pieces = _pieces(x.shape[of_x[i]], -(-terms // longest))
+        pieces = _pieces(x.shape[of_x[i]], -(-terms // arithmetic.longest))
     if pieces == 1:
         return lax.dot_general(
             x,

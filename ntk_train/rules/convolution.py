@@ -105,7 +105,8 @@ def _factors_at_inputs(equation: Equation) -> Factors:
     t = math.prod(x_shape) // x_shape[lhs_spec[1]]
     a, b = w_shape[rhs_spec[1]], w_shape[rhs_spec[0]] // r
     b *= math.prod(w_shape[axis] for axis in rhs_spec[2:])
-    return Factors(r, t, a, b, 0, x_factor, g_factor, (tuple(rhs_spec), r, "inputs"))
+    axes = (tuple(rhs_spec), r, "inputs")
+    return Factors(r, t, a, b, 0, x_factor, g_factor, axes, reorders=True)
 
 
 def _seen_by_inputs(equation: Equation, y: jax.Array) -> jax.Array:

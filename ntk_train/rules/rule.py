@@ -33,6 +33,7 @@ class Factors:
       weight_axes: says which axes of the weight are r, a and b, and in which order; uses of one
         weight with the same axes have the same theta labels.
       pieces: as `x`, for consecutive parts of a, each on its own; none if they are all of it.
+      reorders: whether b has another order than the entries of the output, where r and t are 1.
       one_hot: whether x[r,t,1] is the index at which one a is 1, or -1 where none is.
     """
 
@@ -45,6 +46,7 @@ class Factors:
     g: Callable[[jax.Array], jax.Array]
     weight_axes: Any
     pieces: Sequence[Callable[[jax.Array], jax.Array]] = ()
+    reorders: bool = False
     one_hot: bool = False
 
 

@@ -16,6 +16,7 @@ from jax import lax
 from experiments import networks
 from ntk_train.kernel.machine import MACHINES
 from ntk_train.kernel.plan import Choices
+from ntk_train.kernel.precision import STAGED, stages_of
 from ntk_train.program.evaluate import program_values
 from ntk_train.rules import convolution
 from ntk_train.rules.arithmetic import Arithmetic, dot_general
@@ -193,8 +194,12 @@ NETWORKS = {
 @pytest.mark.parametrize(
     ("kind", "precision"),
     [
-        *((kind, name) for kind in ("fcn", "cnn") for name in ("float32", "fast", None)),
-        *((kind, name) for kind in NETWORKS for name in ("highest", "BF16_BF16_F32_X3")),
+        *(
+            (kind, name)
+            for kind in ("fcn", "cnn")
+            for name in ("float32", "fast", "BF16_BF16_F32_X3", None)
+        ),
+        *((kind, name) for kind in NETWORKS for name in ("highest", "split")),
     ],
 )
 def test_kernels_that_are_planned_for_a_gpu(kind, precision):
@@ -219,3 +224,32 @@ def test_kernels_that_are_planned_for_a_gpu(kind, precision):
             expected = exact if outputs == "full" else np.einsum("nomo->nm", exact)
             error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
             assert error < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu", "tpu"])
+def test_the_forward_pass_and_the_gram_of_staged_names_are_float32(kind):
+    for name in (*STAGED, "highest"):
+        forward, backward, jacobian, gram = stages_of(name, kind, in_terms=kind == "gpu")
+        assert forward.precision in (None, HIGHEST)  # None as f is traced, with "highest"
+        assert gram.precision == HIGHEST
+        rounds = name in ("split", "fast") and kind != "cpu"
+        assert (backward.precision in (None, HIGHEST)) == (not rounds and kind != "gpu") or (
+            name == "highest"
+        )
+        assert jacobian.precision == backward.precision or backward.precision is None
+
+
+def test_a_sum_too_long_for_terms_is_in_float32():
+    terms = stages_of("float32", "gpu", in_terms=True).backward
+    x = normal(3, 1024)
+
+    def precision(width):
+        def product(x):
+            return dot_general(x[:, :width], x[:, :width], (((1,), (1,)), ((), ())), terms)
+
+        (own,) = products(jax.make_jaxpr(product)(x).jaxpr)
+        return own
+
+    preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    assert precision(512) == preset
+    assert precision(1024) == precision(510) == (HIGHEST, HIGHEST)  # too long; not aligned

@@ -69,6 +69,7 @@ def test_weights_are_looked_through_to_and_factored(name, untouched):
     [
         ("float32", "forward pass float32, backward pass float32, Jacobian float32, Gram float32"),
         ("fast", "forward pass float32, backward pass float32, Jacobian float32, Gram float32"),
+        ("split", "forward pass float32, backward pass float32, Jacobian float32, Gram float32"),
         ("high", "forward pass high, backward pass high, Jacobian high, Gram high"),
         (None, "forward pass as f says, backward pass as f says, Jacobian as f says, Gram float32"),
     ],

@@ -64,6 +64,23 @@ def is_heavy(case, implementation, dtype, other):
 
 
 @pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.heavy] * (i % 5 > 0), id=case.name)
+        for i, case in enumerate(BANK)
+        if "structured" not in case.gaps
+    ],
+)
+def test_derivatives_that_are_found_kind_by_kind(case):
+    """As in networks of many equations."""
+    f, params, x1, x2 = case.make("float64")
+    kernel = functools.partial(kernel_of, Choices(many=0), f, batched=case.batched)
+    got = jax.jit(kernel, compiler_options=oracle.QUICK)(params, x1, x2)
+    exact = expected(case, "float64", other=True)["full"]
+    np.testing.assert_allclose(got, exact, atol=1e-10 * max(np.abs(exact).max(), 1))
+
+
+@pytest.mark.parametrize(
     ("case", "dtype", "other", "implementation"),
     [
         pytest.param(

@@ -30,6 +30,7 @@ def rounding(precision, of_f, device, dtype=jnp.float32):
         ("BF16_BF16_F32_X6", None, "gpu", EPS),
         ("float32", None, "gpu", EPS),
         ("fast", 10, "gpu", 2.0**-20 / ROWS),
+        ("split", 15, "gpu", EPS),
         # Convolutions in TF32 leave the kernel positive semidefinite.
         ("BF16_BF16_F32_X6", 10, "gpu", 2.0**-20 / ROWS),
         (None, 10, "gpu", 2.0**-20 / ROWS),
