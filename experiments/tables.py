@@ -37,6 +37,9 @@ _OVERHEAD = (
     "± %",
 )  # fmt: skip
 _PLANNING = ("blocks", "leaves", "budget, MB", "examples at a time", "seconds", "of JAX alone")
+_PRODUCTS = (
+    "product", "shape", "form", "device", "ms", "TFLOP/s", "error", "compile, s",
+)  # fmt: skip
 _PEER_TESTS = (
     "tests", "cases of each, at most", "peer: passed", "failed", "skipped", "ours: passed",
     "failed", "skipped",
@@ -51,6 +54,7 @@ def page(folder: pathlib.Path = RESULTS) -> str:
         "[experiments/results](../experiments/results); each section says how its data was made.",
         *_implementations(*load_table(folder / "benchmark_implementations")),
         *_gpu(*load_table(folder / "benchmark_gpu")),
+        *_products(*load_table(folder / "benchmark_products")),
         *_memory(*load_table(folder / "benchmark_memory")),
         *_planning(*load_table(folder / "benchmark_planning")),
         *_certificate(*load_table(folder / "benchmark_certificate")),
@@ -133,6 +137,30 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         "is the norm of the difference to the structured kernel in float64, of the same parameters "
         "and inputs, over its norm. In brackets what `auto` took. Only rows of one GPU compare.",
         _table(_GPU, lines),
+        _made(rows, origins),
+    ]
+
+
+def _products(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    if not rows:
+        return []
+    columns = ("product", "shape", "form")
+    numbers = ("milliseconds", "tflops", "relative_error", "compile_seconds")
+    lines = [
+        [row[column] for column in columns]
+        + [_card(origins[row["run"]])]
+        + [row[column] for column in numbers]
+        for row in rows
+        if not row["note"]
+    ]
+    return [
+        "## One product, in each arithmetic",
+        "What `precision=` chooses from, on products of the sizes that kernels are made of. "
+        "Convolutions are those of a backward pass, as XLA takes them and in the forms of the "
+        "stages of that name; a Gram is the product of rows with themselves, a sum of squares. The "
+        "rate counts what is to be computed, however many terms that takes; the error is relative "
+        "to float64, in norm.",
+        _table(_PRODUCTS, lines),
         _made(rows, origins),
     ]
 
