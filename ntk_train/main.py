@@ -95,8 +95,10 @@ def _main(argv: list[str]) -> None:
         jax.distributed.initialize()  # Slurm, Open MPI, Kubernetes and TPUs tell it the others
 
     from ntk_train.errors import NTKError
+    from ntk_train.monitor.compiled import keep_compiled_programs
     from ntk_train.train import train_and_evaluate
 
+    keep_compiled_programs()
     signal.signal(signal.SIGTERM, _terminated)
     try:
         state = train_and_evaluate(config, workdir)

@@ -79,8 +79,8 @@ def ntk(
       precision: of the matrix products and convolutions, inside of f too where f leaves it open.
         `"float32"` is as exact as float32 by whatever is fastest on the device; `"highest"` is
         plain float32. Two take less for the backward pass and the Jacobians that are formed, and
-        float32 for the rest, on a GPU or TPU: `"split"` three bfloat16 terms, with errors of a few
-        1e-6, and `"fast"` TF32 or bfloat16, with errors of a few 1e-4. Any name that
+        float32 for the rest, on a GPU or TPU: `"split"` three bfloat16 terms, which keep 16 bits of
+        each factor, and `"fast"` TF32 or bfloat16, which keep 11 or 8. Any name that
         `jax.default_matmul_precision` or a product of JAX takes ("default", "BF16_BF16_F32_X3",
         ...) holds for all stages. None leaves f as it is, and computes the products of the kernel
         itself in float32. `ntk_train.kernel.precision` has the stages, and

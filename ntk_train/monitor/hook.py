@@ -190,6 +190,8 @@ class NTKHook(Hook):
     from the loop, as clu's and TensorBoard's do. Call `close` at the end, or take the hook as a
     context manager.
 
+    What it compiles is kept on disk (`ntk_train.monitor.compiled`), but for a CPU.
+
     Attributes:
       schedule: when it runs.
       overhead: the account of its time.

@@ -32,6 +32,7 @@ from ntk_train.kernel.problem import replicated, warn_of_coupling
 from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
+from ntk_train.monitor.compiled import keep_compiled_programs
 from ntk_train.monitor.convention import Convention, convention_of, rounding_of
 from ntk_train.monitor.switches import usual_switches
 
@@ -158,6 +159,7 @@ class KernelProgram:
 
         XLA does that without Python's lock, so that training steps go on meanwhile.
         """
+        keep_compiled_programs()
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
         self._kernel: Future = executor.submit(lowered.compile)
         self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
