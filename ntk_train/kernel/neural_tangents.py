@@ -18,10 +18,11 @@ float32; and the private arguments `_j_rules`, `_s_rules` and `_fwd` do not exis
 """
 
 import enum
+import functools
 import math
 import string
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,68 +111,85 @@ def empirical_ntk_fn(
         raise KernelInputError(msg)
     name = _NAMES[NtkImplementation(implementation)]
     options = KernelOptions(implementation=name, precision=None)
+    axes = _Axes(trace_axes, diagonal_axes, vmap_axes)
 
     def ntk_fn(x1: PyTree, x2: PyTree | None, params: PyTree, **kwargs: Any) -> PyTree:
         x2 = None if _absent(x2) else x2
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
 
         def kernels(params: PyTree, x1: PyTree, x2: PyTree | None) -> PyTree:
-            return ntk_of(x1, x2, params, kwargs)
+            return _kernels(f, axes, options, params, x1, x2, kwargs)
 
         return as_one_program(kernels, params, x1, x2)
 
-    def ntk_of(x1: PyTree, x2: PyTree | None, params: PyTree, kwargs: dict[str, Any]) -> PyTree:
-        kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
-        params = replicated(params)
-        theta, paths, merge = split_params(params, None, has_filter=False)
-        side1 = _Side(x1, kwargs1, vmap_axes)
-        side2 = side1 if x2 is None else _Side(x2, kwargs2, vmap_axes)
-
-        def kernel(leaf: int, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> jax.Array:
-            axis = side1.output_axes(outputs1)[leaf]
-            layout, size = _layout(shape1, shape2, trace_axes, diagonal_axes, axis)
-
-            def f_of(side: _Side) -> ApplyFn:
-                def f_leaf(theta: list[jax.Array], mapped: list[jax.Array]) -> jax.Array:
-                    x, kwargs = side.restore(mapped)
-                    # It may be a Python number, where it depends on nothing.
-                    output = jnp.asarray(jax.tree.leaves(f(merge(theta), x, **kwargs))[leaf])
-                    return output if axis is None else _without_axis(output, axis)
-
-                return f_leaf
-
-            problem = KernelProblem(
-                f1=f_of(side1),
-                f2=f_of(side2),
-                theta=theta,
-                paths=paths,
-                x1=side1.mapped,
-                x2=None if x2 is None else side2.mapped,
-                layout=layout,
-                batched=axis is not None,
-                precision=options.precision,
-            )
-            return kernel_of(problem, options) / size
-
-        outputs1 = jax.eval_shape(lambda p: f(p, x1, **kwargs1), params)
-        outputs2 = outputs1
-        if x2 is not None:
-            outputs2 = jax.eval_shape(lambda p: f(p, x2, **kwargs2), params)
-        with_theta = lambda theta, x, kwargs: f(merge(theta), x, **kwargs)  # noqa: E731
-        found = [side1.coupling(with_theta, theta, outputs1)]
-        if x2 is not None:
-            found.append(side2.coupling(with_theta, theta, outputs2))
-        warn_of_coupling(next((coupling for coupling in found if coupling is not None), None))
-        leaves1, treedef = jax.tree.flatten(outputs1)
-        for leaf in leaves1:
-            check_output(leaf)
-        shapes = zip(leaves1, jax.tree.leaves(outputs2), strict=True)
-        return jax.tree.unflatten(
-            treedef,
-            [kernel(i, leaf1.shape, leaf2.shape) for i, (leaf1, leaf2) in enumerate(shapes)],
-        )
-
     return ntk_fn
+
+
+class _Axes(NamedTuple):
+    """The axes of `empirical_ntk_fn`: of outputs, and along which examples are independent."""
+
+    trace: int | tuple[int, ...]
+    diagonal: int | tuple[int, ...]
+    vmap: Any
+
+
+def _kernels(
+    f: ApplyFn,
+    axes: _Axes,
+    options: KernelOptions,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    kwargs: Mapping[str, Any],
+) -> PyTree:
+    """The kernel of each leaf of the outputs."""
+    theta, paths, merge = split_params(replicated(params), None, has_filter=False)
+
+    def of_theta(theta: list[jax.Array], x: PyTree, kwargs: Mapping[str, Any]) -> PyTree:
+        return f(merge(theta), x, **kwargs)
+
+    kwargs1, kwargs2 = _split_kwargs(kwargs, x1, x2)
+    sides = [_Side(x1, kwargs1, axes.vmap)]
+    if x2 is not None:
+        sides.append(_Side(x2, kwargs2, axes.vmap))
+    # f sees the inputs themselves: it may ask for their values.
+    outputs = [
+        jax.eval_shape(functools.partial(of_theta, x=side.x, kwargs=side.kwargs), theta)
+        for side in sides
+    ]
+    pairs = zip(sides, outputs, strict=True)
+    found = [side.coupling(of_theta, theta, own) for side, own in pairs]
+    warn_of_coupling(next((coupling for coupling in found if coupling is not None), None))
+    leaves, treedef = jax.tree.flatten(outputs[0])
+    for leaf in leaves:
+        check_output(leaf)
+    shapes = zip(leaves, jax.tree.leaves(outputs[-1]), strict=True)
+
+    def kernel(i: int, shape1: tuple[int, ...], shape2: tuple[int, ...]) -> jax.Array:
+        axis = sides[0].output_axes(outputs[0])[i]
+        layout, size = _layout(shape1, shape2, axes.trace, axes.diagonal, axis)
+
+        def of_leaf(side: _Side, theta: list[jax.Array], mapped: list[jax.Array]) -> jax.Array:
+            # It may be a Python number, where it depends on nothing.
+            output = jnp.asarray(jax.tree.leaves(of_theta(theta, *side.restore(mapped)))[i])
+            return output if axis is None else _without_axis(output, axis)
+
+        first, second = (functools.partial(of_leaf, side) for side in (sides[0], sides[-1]))
+        problem = KernelProblem(
+            f1=first,
+            f2=second if x2 is not None else first,
+            theta=theta,
+            paths=paths,
+            x1=sides[0].mapped,
+            x2=None if x2 is None else sides[1].mapped,
+            layout=layout,
+            batched=axis is not None,
+            precision=options.precision,
+        )
+        return kernel_of(problem, options) / size
+
+    kernels = [kernel(i, own1.shape, own2.shape) for i, (own1, own2) in enumerate(shapes)]
+    return jax.tree.unflatten(treedef, kernels)
 
 
 def empirical_ntk_vp_fn(
@@ -212,6 +230,8 @@ class _Side:
     """One batch of inputs and keyword arguments, with the axes along which f treats examples apart.
 
     Attributes:
+      x: the inputs.
+      kwargs: the keyword arguments.
       mapped: the leaves that have an axis of examples, moved to axis 0; the whole batch is kept
         where it is when no leaf has one.
     """
@@ -224,6 +244,7 @@ class _Side:
         if kwargs_axes is None or isinstance(kwargs_axes, int):
             kwargs_axes = dict.fromkeys(kwargs, kwargs_axes)
         kwargs_axes = {key: (kwargs_axes or {}).get(key) for key in kwargs}
+        self.x, self.kwargs = x, kwargs
         self._leaves, self._treedef = jax.tree.flatten((x, kwargs))
         self._axes = _broadcast_axes("vmap_axes", (x_axes, kwargs_axes), (x, kwargs))
         self.mapped = [
@@ -363,7 +384,7 @@ def _absent(x: PyTree) -> bool:
 
 
 def _split_kwargs(
-    kwargs: dict[str, Any], x1: PyTree, x2: PyTree | None
+    kwargs: Mapping[str, Any], x1: PyTree, x2: PyTree | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keyword arguments of both sides: pairs are split, the key `rng` is folded for x2."""
     pairs = {key for key, value in kwargs.items() if isinstance(value, tuple) and len(value) == 2}

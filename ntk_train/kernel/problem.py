@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -147,20 +147,8 @@ def split_params(
       KernelInputError: nothing is left to differentiate, or params looks like the `variables` of
         a Flax model, running statistics included.
     """
-    if isinstance(params, Mapping) and "params" in params and len(params) > 1 and not param_filter:
-        others = sorted(str(key) for key in params if key != "params")
-        msg = (
-            f"params holds the collections 'params' and {others}: these look like the variables of "
-            "a Flax model, and the kernel would differentiate running statistics too. Pass "
-            "variables['params'] and "
-        )
-        msg += (
-            "the rest as model_state=; or say what to differentiate with "
-            "param_filter=lambda path: path.startswith('params/')."
-            if has_filter
-            else "close f over the rest."
-        )
-        raise KernelInputError(msg)
+    if param_filter is None:
+        _check_no_other_collections(params, has_filter=has_filter)
     params = replicated(params)
     leaves, treedef = jax.tree.flatten(params)
     names = [
@@ -183,19 +171,7 @@ def split_params(
             positions.append(i)
             leaves[i] = jnp.asarray(leaf)
     if not positions:
-        found = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
-        cause = "param_filter refused them all" if param_filter else "none is floating point"
-        remedy = (
-            f"It is asked about paths such as {names[0]!r}."
-            if param_filter and names
-            else "Pass the network's parameters: of a Flax model variables['params'], of a "
-            "TrainState state.params."
-        )
-        msg = (
-            f"params has no leaf to differentiate: of its {len(leaves)} leaves "
-            f"({', '.join(found)}) {cause}. {remedy}"
-        )
-        raise KernelInputError(msg)
+        raise KernelInputError(_nothing_to_differentiate(leaves, names, param_filter))
 
     def merge(theta: list[jax.Array]) -> PyTree:
         merged = list(leaves)
@@ -204,6 +180,42 @@ def split_params(
         return jax.tree.unflatten(treedef, merged)
 
     return [leaves[i] for i in positions], [names[i] for i in positions], merge
+
+
+def _nothing_to_differentiate(
+    leaves: Sequence[Any], names: Sequence[str], param_filter: ParamFilter | None
+) -> str:
+    """Why there is nothing, and the remedy."""
+    found = sorted({str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in leaves})
+    cause = "param_filter refused them all" if param_filter else "none is floating point"
+    remedy = (
+        f"It is asked about paths such as {names[0]!r}."
+        if param_filter and names
+        else "Pass the network's parameters: of a Flax model variables['params'], of a "
+        "TrainState state.params."
+    )
+    return (
+        f"params has no leaf to differentiate: of its {len(leaves)} leaves "
+        f"({', '.join(found)}) {cause}. {remedy}"
+    )
+
+
+def _check_no_other_collections(params: PyTree, *, has_filter: bool) -> None:
+    """Refuses the `variables` of a Flax model, whose statistics would be differentiated too."""
+    if isinstance(params, Mapping) and "params" in params and len(params) > 1:
+        others = sorted(str(key) for key in params if key != "params")
+        msg = (
+            f"params holds the collections 'params' and {others}: these look like the variables of "
+            "a Flax model, and the kernel would differentiate running statistics too. Pass "
+            "variables['params'] and "
+        )
+        msg += (
+            "the rest as model_state=; or say what to differentiate with "
+            "param_filter=lambda path: path.startswith('params/')."
+            if has_filter
+            else "close f over the rest."
+        )
+        raise KernelInputError(msg)
 
 
 def _paths_of_leaves(tree: PyTree) -> Iterator[tuple[Any, ...]]:

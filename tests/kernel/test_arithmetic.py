@@ -13,11 +13,19 @@ import numpy as np
 import pytest
 from jax import lax
 
+import ntk_train
 from experiments import networks
 from ntk_train.kernel.machine import MACHINES
 from ntk_train.kernel.plan import Choices
-from ntk_train.kernel.precision import STAGED, stages_of
+from ntk_train.kernel.precision import (
+    STAGED,
+    bits_of_f,
+    kernel_product_bits,
+    precision_of_products,
+    stages_of,
+)
 from ntk_train.program.evaluate import program_values
+from ntk_train.program.rounding import NAMES
 from ntk_train.rules import convolution
 from ntk_train.rules.arithmetic import Arithmetic, dot_general
 from tests import oracle
@@ -253,3 +261,35 @@ def test_a_sum_too_long_for_terms_is_in_float32():
     preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
     assert precision(512) == preset
     assert precision(1024) == precision(510) == (HIGHEST, HIGHEST)  # too long; not aligned
+
+
+@functools.cache
+def with_its_oracle(kind):
+    network = NETWORKS[kind]()
+    x = network.inputs(3)
+    return network, x, oracle.kernel(network.f, network.params, x, forward=False)
+
+
+@pytest.mark.parametrize("name", [*STAGED, *(name for name in NAMES if name not in STAGED), None])
+@pytest.mark.parametrize(
+    ("kind", "implementation"),
+    [("fcn", "structured"), ("cnn", "structured"), ("fcn", "jacobian_contraction")],
+)
+def test_the_error_of_every_precision(kind, implementation, name):
+    """On whatever JAX computes: run it on a GPU too."""
+    network, x, exact = with_its_oracle(kind)
+    kernel = functools.partial(
+        ntk_train.ntk, network.f, implementation=implementation, precision=name
+    )
+    try:
+        found = np.asarray(jax.jit(kernel)(network.params, x))
+    except (ValueError, RuntimeError):  # an arithmetic that the device does not have
+        if name in (*STAGED, "highest", "default", None):
+            raise
+        pytest.skip(f"not on {jax.default_backend()}: {name}")
+    with precision_of_products(name):
+        program = jax.make_jaxpr(functools.partial(network.f, network.params))(x).jaxpr
+    bits = [23, bits_of_f(name, program, implementation), kernel_product_bits(name, found.dtype)]
+    rounding = 2.0 ** -(min(b for b in bits if b is not None) + 1)
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert error < 16 * rounding
