@@ -79,7 +79,7 @@ def structured(plan: Plan) -> list[jax.Array]:
     return kernels_of(plan, plan.problem.x1, plan.problem.x2)
 
 
-def _trace_both(problem: KernelProblem, many: int | None) -> Sides:
+def _trace_both(problem: KernelProblem, many: int | None = None) -> Sides:
     """The linear programs of both sides, of one example where they are independent."""
     x2 = problem.x1 if problem.x2 is None else problem.x2
     shapes1, shapes2 = (traced_shapes(problem, x) for x in (problem.x1, x2))

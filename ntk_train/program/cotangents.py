@@ -92,7 +92,8 @@ def derivatives(
         )
         of_probes, of_tangents = jax.tree.unflatten(jax.tree.structure(structure), outputs)
         gs = [factor_g(site, probe) for site, probe in zip(sites, of_probes, strict=True)]
-        return gs, dict(zip(whole, of_tangents, strict=True))
+        # A derivative that is known to be zero is a constant of NumPy's.
+        return gs, dict(zip(whole, map(jnp.asarray, of_tangents), strict=True))
 
     def factor_x(i: int, data: jax.Array, piece: int | None = None) -> jax.Array:
         factors = sites[i].factors

@@ -171,7 +171,7 @@ def test_the_convention_is_written_once_as_text_and_hparams():
         "param_dtype": "float64",
         "output_dtype": "float64",
         "kernel_dtype": "float64",
-        "precision": "highest",
+        "precision": "float32",
         "function": "f",
     }
     for name, value in want.items():
