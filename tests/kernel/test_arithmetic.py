@@ -253,3 +253,18 @@ def test_a_sum_too_long_for_terms_is_in_float32():
     preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
     assert precision(512) == preset
     assert precision(1024) == precision(510) == (HIGHEST, HIGHEST)  # too long; not aligned
+
+
+@pytest.mark.parametrize("n", [3, 4])  # as many as outputs: axes in a wrong order have equal sizes
+def test_half_grams_whose_labels_are_in_different_orders(n):
+    def f(params, x):
+        h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1])  # more features than positions, and fewer
+        return (h @ params[2]).mean(axis=1)
+
+    params = [normal(5, 8), normal(8, 3, seed=1), normal(3, 4, seed=2)]
+    x1, x2 = normal(n, 6, 5), normal(4, 6, 5, seed=3)
+    choices = Choices(machine=MACHINES["gpu"], ways=["half_gram"])
+    for other in (None, x2):
+        found = kernel_of(choices, f, params, x1, other)
+        expected = oracle.kernel(f, params, x1, other)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
