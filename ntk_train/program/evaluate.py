@@ -33,7 +33,7 @@ def values_of(
     not known, are computed as they are written.
     """
     rule = rule_of(equation)
-    if arithmetic != AS_WRITTEN:
+    if not arithmetic.is_as_written:
         if rule.in_arithmetic is not None and _is_float32(equation, arithmetic):
             return rule.in_arithmetic(equation, values, arithmetic)
         if _has_products(equation):

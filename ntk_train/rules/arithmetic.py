@@ -39,6 +39,11 @@ class Arithmetic(NamedTuple):
     on_gpu: bool = False
     copies: int = 1
 
+    @property
+    def is_as_written(self) -> bool:
+        """Whether each product is as it says itself."""
+        return self.precision is None
+
     def of(self, *factors: Any) -> Any:
         """The precision of a product; of other numbers than float32 what keeps all bits."""
         if all(factor.dtype == jnp.float32 for factor in factors):

@@ -268,3 +268,30 @@ def test_half_grams_whose_labels_are_in_different_orders(n):
         found = kernel_of(choices, f, params, x1, other)
         expected = oracle.kernel(f, params, x1, other)
         np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("n", [1, 4])
+def test_as_f_says_is_as_f_says_for_several_examples(kind, n):
+    def f(w, x):
+        h = jnp.matmul(x, w[0], precision=HIGHEST)
+        return jnp.matmul(jnp.tanh(h), w[1], precision=HIGHEST)
+
+    w, x = [normal(3, 5), normal(5, 2, seed=1)], normal(n, 3)
+    choices = Choices(machine=MACHINES[kind], ways=["jacobian"])
+    kernel = functools.partial(kernel_of, choices, f, precision=None)
+    found = jax.make_jaxpr(kernel)(w, x).jaxpr
+    # What says nothing is formed in no precision: the Jacobian of the first weight.
+    assert list(products(found)).count(None) == 2
+
+
+def test_the_forms_of_a_cpu_are_taken_for_several_examples():
+    if jax.default_backend() != "cpu":
+        pytest.skip("of a CPU")
+
+    def f(w, x):
+        y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=LAST)
+        return jnp.tanh(y).mean(axis=(1, 2))
+
+    jaxpr = jax.make_jaxpr(functools.partial(kernel_of, Choices(), f))
+    assert "conv_general_dilated" not in str(jaxpr(normal(3, 3, 2, 4), normal(4, 4, 4, 2)))
