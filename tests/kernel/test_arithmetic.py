@@ -295,3 +295,31 @@ def test_the_forms_of_a_cpu_are_taken_for_several_examples():
 
     jaxpr = jax.make_jaxpr(functools.partial(kernel_of, Choices(), f))
     assert "conv_general_dilated" not in str(jaxpr(normal(3, 3, 2, 4), normal(4, 4, 4, 2)))
+
+
+def custom_jvp_of(call):
+    own = jax.custom_jvp(call)
+    own.defjvp(lambda x, t: (own(*x), 10.0 * jax.jvp(call, x, t)[1]))
+    return own
+
+
+def custom_vjp_of(call):
+    own = jax.custom_vjp(call)
+    own.defvjp(lambda *x: (own(*x), x), lambda x, g: jax.vjp(call, *x)[1](10.0 * g))
+    return own
+
+
+@pytest.mark.parametrize("custom", [custom_jvp_of, custom_vjp_of])
+@pytest.mark.parametrize("is_closed_over", [True, False])
+def test_a_kernel_is_differentiated_by_the_rules_of_f(custom, is_closed_over):
+    a, w, x = normal(3, 4), normal(4, 2, seed=1), normal(2, 3, seed=2)
+    call = custom((lambda x: jnp.tanh(x @ a)) if is_closed_over else lambda x, a: jnp.tanh(x @ a))
+
+    def total(x, kind):
+        f = lambda w, x: (call(x) if is_closed_over else call(x, a)) @ w
+        return kernel_of(Choices(machine=MACHINES[kind]), f, w, x).sum()
+
+    h, derivative = jax.vjp(lambda x: jnp.tanh(x @ a), x)
+    expected = 10 * derivative(jnp.broadcast_to(4 * h.sum(axis=0), h.shape))[0]
+    for kind in ("cpu", "gpu"):
+        np.testing.assert_allclose(jax.grad(total)(x, kind), expected, rtol=1e-4)
