@@ -323,3 +323,14 @@ def test_a_kernel_is_differentiated_by_the_rules_of_f(custom, is_closed_over):
     expected = 10 * derivative(jnp.broadcast_to(4 * h.sum(axis=0), h.shape))[0]
     for kind in ("cpu", "gpu"):
         np.testing.assert_allclose(jax.grad(total)(x, kind), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, None)])
+def test_half_grams_without_examples(sizes):
+    def f(w, x):
+        return jnp.tanh(x @ w).mean(axis=1)
+
+    x1, x2 = (None if size is None else normal(size, 2, 5) for size in sizes)
+    choices = Choices(machine=MACHINES["gpu"], ways=["half_gram"])
+    kernel = kernel_of(choices, f, normal(5, 3), x1, x2)
+    assert kernel.shape == (sizes[0], 3, sizes[1] or 0, 3)

@@ -8,6 +8,7 @@ the other two orders of the products.)
 """
 
 import dataclasses
+import math
 from collections.abc import Hashable
 
 import jax.numpy as jnp
@@ -93,7 +94,8 @@ def _factors_in_order(setting: Setting, left: Kept, right: Kept) -> tuple[Labell
     grams = jnp.einsum(f"{x.labels}->{n}{m}st", x.values)
     rows = g.shape[:-2]
     *examples, s, t = grams.shape  # [n, m, s, t]
-    grams = grams.reshape(*examples[:1], *(1 for _ in rows[1:]), -1, t)
+    pairs = math.prod([*examples[1:], s])
+    grams = grams.reshape(*examples[:1], *(1 for _ in rows[1:]), pairs, t)
     grams = jnp.broadcast_to(grams, (*rows, *grams.shape[-2:]))  # [n, o, (m, s), t]
     batch, last = tuple(range(len(rows))), len(rows)
     z = dot_general(
