@@ -14,6 +14,7 @@ import pytest
 from jax import lax
 
 from experiments import networks
+from ntk_train._jax import inner_programs
 from ntk_train.kernel.machine import MACHINES
 from ntk_train.kernel.plan import Choices
 from ntk_train.kernel.precision import STAGED, stages_of
@@ -129,15 +130,19 @@ def test_a_convolution_in_the_forms_of_a_gpu(name, arithmetic):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def equations(jaxpr):
+    """All equations of a jaxpr, those of bodies too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for body in inner_programs(equation):
+            yield from equations(body)
+
+
 def products(jaxpr):
     """Precisions of all products in a jaxpr, those of bodies too."""
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         if equation.primitive is lax.dot_general_p:
             yield equation.params["precision"]
-        for value in equation.params.values():
-            for body in value if isinstance(value, tuple | list) else [value]:
-                if hasattr(getattr(body, "jaxpr", body), "eqns"):
-                    yield from products(getattr(body, "jaxpr", body))
 
 
 @pytest.mark.parametrize("kind", ["jit", "remat", "scan", "custom_jvp", "custom_vjp", "plain"])
@@ -334,3 +339,22 @@ def test_half_grams_without_examples(sizes):
     choices = Choices(machine=MACHINES["gpu"], ways=["half_gram"])
     kernel = kernel_of(choices, f, normal(5, 3), x1, x2)
     assert kernel.shape == (sizes[0], 3, sizes[1] or 0, 3)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_sums_of_a_jacobian_are_in_pieces_with_and_without_heads(heads):
+    def f(w, x):
+        return jnp.tanh(jnp.einsum("nhta,hab->nhtb", x, w)).sum(axis=(1, 2))
+
+    longest = stages_of("split", "gpu").jacobian.longest
+    w, x = normal(heads, 4, 5), normal(2, heads, 2 * longest, 4, seed=1)
+    choices = Choices(machine=MACHINES["gpu"], ways=["jacobian"])
+    kernel = functools.partial(kernel_of, choices, f, precision="split")
+    presets = [
+        equation.invars[0].aval.shape
+        for equation in equations(jax.make_jaxpr(kernel)(w, x).jaxpr)
+        if equation.primitive is lax.dot_general_p
+        and equation.params["precision"] == lax.DotAlgorithmPreset.BF16_BF16_F32_X3
+    ]
+    assert presets
+    assert all(2 * longest not in shape for shape in presets)
