@@ -75,6 +75,19 @@ def test_the_form_for_a_cpu_is_the_convolution(dilation, strides, size):
     np.testing.assert_allclose(y, f(x, w), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_form_for_a_cpu_rounds_narrow_numbers_once(dtype):
+    f = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), [(2, 2)] * 2, (2, 2))
+    x = jax.random.normal(jax.random.key(0), (2, 64, 3, 3), dtype)
+    w = jax.random.normal(jax.random.key(1), (8, 64, 5, 5), dtype)
+    (equation,) = jax.make_jaxpr(f)(x, w).eqns
+    (y,) = rule_of(equation).on_cpu(equation, [x, w])
+    exact = f(x.astype("float32"), w.astype("float32"))
+    assert y.dtype == x.dtype
+    largest = jnp.finfo(dtype).eps / 2 * jnp.abs(exact).max()
+    assert jnp.abs(y - exact).max() <= 1.01 * largest
+
+
 @pytest.mark.parametrize("dtype", ["int8", "bool"])
 def test_integers_that_meet_a_weight_in_a_product_are_numbers(dtype):
     def f(params, x):
