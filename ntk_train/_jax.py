@@ -18,6 +18,8 @@ scan_p = primitives.scan_p
 cond_p = primitives.cond_p
 while_p = primitives.while_p
 linear_solve_p = primitives.linear_solve_p
+custom_jvp_call_p = primitives.custom_jvp_call_p
+custom_vjp_call_p = primitives.custom_vjp_call_p
 unstack_p = getattr(jax.lax, "unstack_p", None)  # `for w in array`, in newer versions
 
 
@@ -54,7 +56,7 @@ def equation_values(
     if isinstance(parameters, tuple):  # a pair on older versions, where calls take functions
         functions, parameters = parameters
     line: Any = source_info_util.user_context(equation.source_info.traceback)  # for `source_line`
-    if differentiated and equation.primitive is primitives.custom_jvp_call_p:
+    if differentiated and equation.primitive is custom_jvp_call_p:
         line = contextlib.nullcontext()
     with line:
         out = equation.primitive.bind(*functions, *values, **parameters)
@@ -104,8 +106,8 @@ def linear_solve_inputs(equation: Equation, values: Sequence[Any]) -> list[Any]:
 _BODIES = _CALLS | {
     primitives.call_p,
     primitives.closed_call_p,
-    primitives.custom_jvp_call_p,
-    primitives.custom_vjp_call_p,
+    custom_jvp_call_p,
+    custom_vjp_call_p,
 }
 
 

@@ -117,7 +117,7 @@ def stages_of(precision: str | None, kind: str, *, in_terms: bool = False) -> St
 
 
 def _in_three_terms(preset: Any) -> Arithmetic:
-    """Of a GPU, convolutions too."""
+    """The arithmetic of a preset on a GPU, which holds for convolutions too."""
     return Arithmetic(preset, _LONGEST, longest_in_terms=math.inf, on_gpu=True)
 
 

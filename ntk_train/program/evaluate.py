@@ -1,16 +1,19 @@
 """Evaluates the equations of a program, in the form that is fast on the device at hand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 from ntk_train._jax import (
     Equation,
     Literal,
     body_of_call,
+    custom_jvp_call_p,
+    custom_vjp_call_p,
     equation_values,
     inner_programs,
     linear_solve_p,
@@ -33,7 +36,7 @@ def values_of(
     not known, are computed as they are written.
     """
     rule = rule_of(equation)
-    if arithmetic != AS_WRITTEN:
+    if not arithmetic.is_as_written:
         if rule.in_arithmetic is not None and _is_float32(equation, arithmetic):
             return rule.in_arithmetic(equation, values, arithmetic)
         if _has_products(equation):
@@ -41,7 +44,7 @@ def values_of(
                 return _scan_values(equation, values, arithmetic)
             body = None if equation.primitive is linear_solve_p else body_of_call(equation)
             if body is not None:
-                return program_values(*body, values, arithmetic)
+                return _call_values(equation, body, values, arithmetic)
     if rule.on_cpu is not None and jax.default_backend() == "cpu":
         return rule.on_cpu(equation, values)
     return equation_values(equation, values)
@@ -84,6 +87,61 @@ def _has_products(equation: Equation) -> bool:
         for body in inner_programs(equation)
         for inner in body.eqns
     )
+
+
+def _call_values(
+    equation: Equation,
+    body: tuple[Any, list[Any]],
+    values: Sequence[Any],
+    arithmetic: Arithmetic,
+) -> list[Any]:
+    """The outputs of a call, whose body is evaluated in an arithmetic.
+
+    If it has a derivative of its own, it keeps that: kernels are differentiated too.
+    """
+
+    def call(*values: Any) -> list[Any]:
+        return program_values(*body, values, arithmetic)
+
+    def as_written(values: Sequence[Any], chosen: Sequence[int]) -> Callable[..., list[Any]]:
+        def of_some(*some: Any) -> list[Any]:
+            replaced = dict(zip(chosen, some, strict=True))
+            full = [replaced.get(i, value) for i, value in enumerate(values)]
+            return equation_values(equation, full, differentiated=True)
+
+        return of_some
+
+    def jvp(values: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        chosen = [i for i, t in enumerate(tangents) if not isinstance(t, SymbolicZero)]
+        some, of_some = ([own[i] for i in chosen] for own in (values, tangents))
+        return jax.jvp(as_written(values, chosen), some, of_some)
+
+    def forward(*inputs: Any) -> Any:
+        values, chosen = [v.value for v in inputs], [i for i, v in enumerate(inputs) if v.perturbed]
+        outputs, vjp = jax.vjp(as_written(values, chosen), *(values[i] for i in chosen))
+        # What is kept says by its structure which inputs were chosen.
+        return outputs, (vjp, [() if v.perturbed else None for v in inputs])
+
+    def backward(kept: Any, cotangents: Sequence[Any]) -> tuple[Any, ...]:
+        vjp, inputs = kept
+        found = iter(vjp([_without_symbols(g) for g in cotangents]))
+        return tuple(None if v is None else next(found) for v in inputs)
+
+    if equation.primitive is custom_jvp_call_p:
+        with_jvp = jax.custom_jvp(call)
+        with_jvp.defjvp(jvp, symbolic_zeros=True)
+        return with_jvp(*values)
+    if equation.primitive is custom_vjp_call_p:
+        with_vjp = jax.custom_vjp(call)
+        with_vjp.defvjp(forward, backward, symbolic_zeros=True)
+        return with_vjp(*values)
+    return call(*values)
+
+
+def _without_symbols(cotangent: Any) -> Any:
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
 
 
 def _scan_values(equation: Equation, values: Sequence[Any], arithmetic: Arithmetic) -> list[Any]:

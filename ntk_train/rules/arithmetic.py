@@ -39,6 +39,11 @@ class Arithmetic(NamedTuple):
     on_gpu: bool = False
     copies: int = 1
 
+    @property
+    def is_as_written(self) -> bool:
+        """Whether each product is as it says itself."""
+        return self.precision is None
+
     def of(self, *factors: Any) -> Any:
         """The precision of a product; of other numbers than float32 what keeps all bits."""
         if all(factor.dtype == jnp.float32 for factor in factors):
@@ -107,7 +112,7 @@ def dot_general(
 
 
 def _pieces(size: int, least: int) -> int:
-    """In how many equal pieces to cut an axis: not fewer than `least`, and 1 if there is none."""
+    """In how many equal pieces to cut an axis: at least so many, or 1 if no such number is near."""
     return next((n for n in range(least, min(4 * least, size) + 1) if size % n == 0), 1)
 
 

@@ -380,16 +380,19 @@ def _at_inputs(equation: Equation, x: jax.Array, w: jax.Array, arithmetic: Arith
     out = shape_of(equation.outvars[0])
     out_n, out_c, *outs = equation.params["dimension_numbers"].out_spec
     *taps, c, f = w.shape
+    dtype = out.dtype
+    if jnp.issubdtype(dtype, jnp.floating):  # narrow numbers are rounded once, after they are added
+        dtype = jnp.promote_types(dtype, jnp.float32)
     seen = dot_general(
         x,
         w.reshape(math.prod(taps), c, f),
         (((x.ndim - 1,), (1,)), ((), ())),
         arithmetic,
-        out.dtype,
+        dtype,
     )  # [batch, *positions of the input, taps, features]
-    y = jax.ShapeDtypeStruct([out.shape[axis] for axis in (out_n, *outs, out_c)], out.dtype)
+    y = jax.ShapeDtypeStruct([out.shape[axis] for axis in (out_n, *outs, out_c)], dtype)
     (added,) = jax.linear_transpose(functools.partial(_seen_by_inputs, equation), y)(seen)
-    return added
+    return added.astype(out.dtype)
 
 
 def _dilated(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from ntk_train._jax import Equation, shape_of, size_of
 from ntk_train.rules import arithmetic as arithmetics
@@ -33,8 +34,13 @@ def factors(equation: Equation, weight: int) -> Factors:
     b = math.prod(w_shape[axis] for axis in w_b)
     t = math.prod(x_shape[axis] for axis in x_t)
 
+    # As a factor integers are places of ones; data that are integers are numbers.
+    dtype = shape_of(equation.invars[data]).dtype
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = jnp.promote_types(shape_of(equation.invars[weight]).dtype, jnp.float32)
+
     def x_factor(x: jax.Array) -> jax.Array:
-        return x.transpose(*x_r, *x_t, *x_a).reshape(r, t, a)
+        return x.astype(dtype).transpose(*x_r, *x_t, *x_a).reshape(r, t, a)
 
     def g_factor(g: jax.Array) -> jax.Array:  # the output's axes: batch, left's own, right's own
         n = len(w_r)

@@ -15,6 +15,7 @@ from jax import lax
 
 import ntk_train
 from experiments import networks
+from ntk_train._jax import inner_programs
 from ntk_train.kernel.machine import MACHINES
 from ntk_train.kernel.plan import Choices
 from ntk_train.kernel.precision import (
@@ -137,15 +138,19 @@ def test_a_convolution_in_the_forms_of_a_gpu(name, arithmetic):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def equations(jaxpr):
+    """All equations of a jaxpr, those of bodies too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for body in inner_programs(equation):
+            yield from equations(body)
+
+
 def products(jaxpr):
     """Precisions of all products in a jaxpr, those of bodies too."""
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         if equation.primitive is lax.dot_general_p:
             yield equation.params["precision"]
-        for value in equation.params.values():
-            for body in value if isinstance(value, tuple | list) else [value]:
-                if hasattr(getattr(body, "jaxpr", body), "eqns"):
-                    yield from products(getattr(body, "jaxpr", body))
 
 
 @pytest.mark.parametrize("kind", ["jit", "remat", "scan", "custom_jvp", "custom_vjp", "plain"])
@@ -293,3 +298,103 @@ def test_the_error_of_every_precision(kind, implementation, name):
     rounding = 2.0 ** -(min(b for b in bits if b is not None) + 1)
     error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert error < 16 * rounding
+
+
+@pytest.mark.parametrize("n", [3, 4])  # as many as outputs: axes in a wrong order have equal sizes
+def test_half_grams_whose_labels_are_in_different_orders(n):
+    def f(params, x):
+        h = jnp.tanh(jnp.tanh(x @ params[0]) @ params[1])  # more features than positions, and fewer
+        return (h @ params[2]).mean(axis=1)
+
+    params = [normal(5, 8), normal(8, 3, seed=1), normal(3, 4, seed=2)]
+    x1, x2 = normal(n, 6, 5), normal(4, 6, 5, seed=3)
+    choices = Choices(machine=MACHINES["gpu"], ways=["half_gram"])
+    for other in (None, x2):
+        found = kernel_of(choices, f, params, x1, other)
+        expected = oracle.kernel(f, params, x1, other)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["cpu", "gpu"])
+@pytest.mark.parametrize("n", [1, 4])
+def test_as_f_says_is_as_f_says_for_several_examples(kind, n):
+    def f(w, x):
+        h = jnp.matmul(x, w[0], precision=HIGHEST)
+        return jnp.matmul(jnp.tanh(h), w[1], precision=HIGHEST)
+
+    w, x = [normal(3, 5), normal(5, 2, seed=1)], normal(n, 3)
+    choices = Choices(machine=MACHINES[kind], ways=["jacobian"])
+    kernel = functools.partial(kernel_of, choices, f, precision=None)
+    found = jax.make_jaxpr(kernel)(w, x).jaxpr
+    # What says nothing is formed in no precision: the Jacobian of the first weight.
+    assert list(products(found)).count(None) == 2
+
+
+def test_the_forms_of_a_cpu_are_taken_for_several_examples():
+    if jax.default_backend() != "cpu":
+        pytest.skip("of a CPU")
+
+    def f(w, x):
+        y = lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=LAST)
+        return jnp.tanh(y).mean(axis=(1, 2))
+
+    jaxpr = jax.make_jaxpr(functools.partial(kernel_of, Choices(), f))
+    assert "conv_general_dilated" not in str(jaxpr(normal(3, 3, 2, 4), normal(4, 4, 4, 2)))
+
+
+def custom_jvp_of(call):
+    own = jax.custom_jvp(call)
+    own.defjvp(lambda x, t: (own(*x), 10.0 * jax.jvp(call, x, t)[1]))
+    return own
+
+
+def custom_vjp_of(call):
+    own = jax.custom_vjp(call)
+    own.defvjp(lambda *x: (own(*x), x), lambda x, g: jax.vjp(call, *x)[1](10.0 * g))
+    return own
+
+
+@pytest.mark.parametrize("custom", [custom_jvp_of, custom_vjp_of])
+@pytest.mark.parametrize("is_closed_over", [True, False])
+def test_a_kernel_is_differentiated_by_the_rules_of_f(custom, is_closed_over):
+    a, w, x = normal(3, 4), normal(4, 2, seed=1), normal(2, 3, seed=2)
+    call = custom((lambda x: jnp.tanh(x @ a)) if is_closed_over else lambda x, a: jnp.tanh(x @ a))
+
+    def total(x, kind):
+        f = lambda w, x: (call(x) if is_closed_over else call(x, a)) @ w
+        return kernel_of(Choices(machine=MACHINES[kind]), f, w, x).sum()
+
+    h, derivative = jax.vjp(lambda x: jnp.tanh(x @ a), x)
+    expected = 10 * derivative(jnp.broadcast_to(4 * h.sum(axis=0), h.shape))[0]
+    for kind in ("cpu", "gpu"):
+        np.testing.assert_allclose(jax.grad(total)(x, kind), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, None)])
+def test_half_grams_without_examples(sizes):
+    def f(w, x):
+        return jnp.tanh(x @ w).mean(axis=1)
+
+    x1, x2 = (None if size is None else normal(size, 2, 5) for size in sizes)
+    choices = Choices(machine=MACHINES["gpu"], ways=["half_gram"])
+    kernel = kernel_of(choices, f, normal(5, 3), x1, x2)
+    assert kernel.shape == (sizes[0], 3, sizes[1] or 0, 3)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_sums_of_a_jacobian_are_in_pieces_with_and_without_heads(heads):
+    def f(w, x):
+        return jnp.tanh(jnp.einsum("nhta,hab->nhtb", x, w)).sum(axis=(1, 2))
+
+    longest = stages_of("split", "gpu").jacobian.longest
+    w, x = normal(heads, 4, 5), normal(2, heads, 2 * longest, 4, seed=1)
+    choices = Choices(machine=MACHINES["gpu"], ways=["jacobian"])
+    kernel = functools.partial(kernel_of, choices, f, precision="split")
+    presets = [
+        equation.invars[0].aval.shape
+        for equation in equations(jax.make_jaxpr(kernel)(w, x).jaxpr)
+        if equation.primitive is lax.dot_general_p
+        and equation.params["precision"] == lax.DotAlgorithmPreset.BF16_BF16_F32_X3
+    ]
+    assert presets
+    assert all(2 * longest not in shape for shape in presets)

@@ -10,8 +10,11 @@ import pytest
 from jax import lax
 
 import ntk_train.program
+from ntk_train.kernel.plan import Choices
 from ntk_train.rules import operations, rule_of
 from ntk_train.rules.table import RULES
+from tests import oracle
+from tests.kernel.planned import kernel_of
 
 # What a device makes of a precision is no question of the table.
 FILES = pathlib.Path(ntk_train.program.__file__).parent.glob("*.py")
@@ -70,3 +73,31 @@ def test_the_form_for_a_cpu_is_the_convolution(dilation, strides, size):
     equation = equation_of(f, x.shape, w.shape)
     (y,) = rule_of(equation).on_cpu(equation, [x, w])
     np.testing.assert_allclose(y, f(x, w), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_form_for_a_cpu_rounds_narrow_numbers_once(dtype):
+    f = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), [(2, 2)] * 2, (2, 2))
+    x = jax.random.normal(jax.random.key(0), (2, 64, 3, 3), dtype)
+    w = jax.random.normal(jax.random.key(1), (8, 64, 5, 5), dtype)
+    (equation,) = jax.make_jaxpr(f)(x, w).eqns
+    (y,) = rule_of(equation).on_cpu(equation, [x, w])
+    exact = f(x.astype("float32"), w.astype("float32"))
+    assert y.dtype == x.dtype
+    largest = jnp.finfo(dtype).eps / 2 * jnp.abs(exact).max()
+    assert jnp.abs(y - exact).max() <= 1.01 * largest
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bool"])
+def test_integers_that_meet_a_weight_in_a_product_are_numbers(dtype):
+    def f(params, x):
+        numbers = (((1,), (0,)), ((), ()))
+        h = lax.dot_general(x, params[0], numbers, preferred_element_type=params[0].dtype)
+        return jnp.tanh(h) @ params[1]
+
+    rng = np.random.default_rng(0)
+    params = [jnp.asarray(rng.normal(size=size)) for size in ((3, 4), (4, 2))]
+    x = jnp.asarray(rng.integers(-3, 4, size=(3, 3)), dtype)
+    for way in ("full_gram", "half_gram", "jacobian"):
+        kernel = kernel_of(Choices(ways=[way]), f, params, x)
+        np.testing.assert_allclose(kernel, oracle.kernel(f, params, x), atol=1e-10)

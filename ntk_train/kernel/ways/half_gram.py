@@ -8,6 +8,7 @@ the other two orders of the products.)
 """
 
 import dataclasses
+import math
 from collections.abc import Hashable
 
 import jax.numpy as jnp
@@ -35,8 +36,16 @@ class HalfGram(Way):
         return Cost(operations, 2 * of(layout.left + m + "rsb") + kernel)
 
     def product(self, setting: Setting) -> Hashable | None:
-        """The last products of small layers are one."""
-        return "half gram" if is_small(setting, self.sizes.of("rsb")) else None
+        """The last products of small layers are one, of those whose Z has its labels alike."""
+        if not is_small(setting, self.sizes.of("rsb")):
+            return None
+        return "half gram", self._is_in_order(setting)
+
+    def _is_in_order(self, setting: Setting) -> bool:
+        """Whether Z is made with its labels in the order that the last product needs."""
+        (n, m), sizes = setting.problem.example_labels, self.sizes
+        is_one_matrix = sizes.r == 1 < sizes.s and 1 < sizes.t <= sizes.b
+        return setting.machine.is_accelerator and n != m and is_one_matrix
 
     def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
         """Z of all members with their g, in one product.
@@ -44,11 +53,12 @@ class HalfGram(Way):
         `with_ones` puts back the label m of one example where `_factors` left it out.
         """
         layout = setting.problem.layout
+        factors = _factors_in_order if self._is_in_order(setting) else _factors
         sides = [
-            _factors(setting, Kept([x1], [g1]), Kept([x2], [g2]))
+            factors(setting, Kept([x1], [g1]), Kept([x2], [g2]))
             for x1, g1, x2, g2 in zip(left.x, left.g, right.x, right.g, strict=True)
         ]
-        z, g = (side_by_side(factors) for factors in zip(*sides, strict=True))
+        z, g = map(side_by_side, zip(*sides, strict=True))
         return product(layout.out, z, g, setting.stages.gram).with_ones(layout.out)
 
 
@@ -62,10 +72,6 @@ def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Label
     x, g1 = gram_of_inputs(setting, left, right), labelled(f"{layout.left}rtb", left.g[0])
     g = right.g[0]  # [m, p, r, s, b]
     g2 = Labelled(layout.right, g)
-    if setting.machine.is_accelerator and set(x.labels) == {n, m, "t", "s"} - {""}:
-        in_order = _z_in_order(setting, x, g1)
-        if in_order is not None:
-            return in_order, flat(g2.labels, g2.values)
     if not setting.machine.is_accelerator and m and m != n and g.shape[0] == 1:
         x, g2 = x.without(m), g2.without(m)
         if {"t", "s"} <= set(x.labels) and g.shape[-2] <= g.shape[-1]:
@@ -77,26 +83,27 @@ def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Label
     return flat(kept, z.values), flat(g2.labels, g2.values)
 
 
-def _z_in_order(setting: Setting, x: Labelled, g: Labelled) -> Labelled | None:
-    """Z[n,o,m,(s,b)] for one r with its labels in the order that the product needs, or None.
+def _factors_in_order(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Labelled]:
+    """Z[n,o,m,(s,b)] for one r, with its labels in the order that the product needs, and g.
 
     The Gram is repeated for each output, which is fewer numbers than Z has: a product of Gram and
     cotangents as they are has the outputs on its other side, and Z would be copied.
     """
-    left, (n, m) = setting.problem.layout.left, setting.problem.example_labels
-    if n == m or g.labels != f"{left}tb" or g.values.shape[-2] > g.values.shape[-1]:
-        return None
+    layout, (n, m) = setting.problem.layout, setting.problem.example_labels
+    x, g = gram_of_inputs(setting, left, right), left.g[0].squeeze(-3)
     grams = jnp.einsum(f"{x.labels}->{n}{m}st", x.values)
-    rows = g.values.shape[: len(left)]
+    rows = g.shape[:-2]
     *examples, s, t = grams.shape  # [n, m, s, t]
-    grams = grams.reshape(*examples[:1], *(1 for _ in left[len(n) :]), -1, t)
+    pairs = math.prod([*examples[1:], s])
+    grams = grams.reshape(*examples[:1], *(1 for _ in rows[1:]), pairs, t)
     grams = jnp.broadcast_to(grams, (*rows, *grams.shape[-2:]))  # [n, o, (m, s), t]
-    batch, last = tuple(range(len(left))), len(left)
+    batch, last = tuple(range(len(rows))), len(rows)
     z = dot_general(
         grams,
-        g.values,
+        g,
         (((last + 1,), (last,)), (batch, batch)),
         setting.stages.gram,
-        jnp.promote_types(g.values.dtype, jnp.float32),
+        jnp.promote_types(g.dtype, jnp.float32),
     )  # [n, o, (m, s), b]
-    return Labelled(f"{left}{m}k", z.reshape(*rows, *examples[1:], s * z.shape[-1]))
+    in_order = Labelled(f"{layout.left}{m}k", z.reshape(*rows, *examples[1:], s * z.shape[-1]))
+    return in_order, flat(layout.right, right.g[0])

@@ -104,4 +104,5 @@ def _formed(g: jax.Array, x: jax.Array, arithmetic: Arithmetic) -> jax.Array:
         g = g[:, 0].transpose(1, 0, 2).reshape(t, o * b)
         rows = dot_general(g, x[0], (((0,), (0,)), ((), ())), arithmetic)
         return rows.reshape(o, b, x.shape[-1])
-    return jnp.einsum("ortb,rta->orba", g, x, precision=arithmetic.of(g, x))
+    rows = dot_general(g, x, (((2,), (1,)), ((1,), (0,))), arithmetic)
+    return rows.swapaxes(0, 1)
