@@ -24,7 +24,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_train._jax import Equation, inner_programs, shape_of
+from ntk_train._jax import (
+    Equation,
+    cond_p,
+    inner_programs,
+    linear_solve_p,
+    shape_of,
+    while_p,
+)
 
 # Bits of the mantissa that are kept of the factors of a product; None for all of float32.
 _TF32, _BF16, _TWO_BF16 = 10, 7, 15
@@ -123,19 +130,24 @@ def product_bits(
       device: as of `factor_bits`; None for the one that JAX takes.
       of_convolutions: names of presets that convolutions have, in place of those that XLA drops.
     """
-    device = device or jax.default_backend()
-    bits = [
-        factor_bits(
-            equation.params["precision"],
-            device,
-            is_convolution=equation.primitive is lax.conv_general_dilated_p
-            and getattr(equation.params["precision"], "name", "") not in of_convolutions,
-        )
-        for equation in _equations(jaxpr)
-        if equation.primitive in (lax.dot_general_p, lax.conv_general_dilated_p)
-        and shape_of(equation.invars[0]).dtype == jnp.float32
-    ]
+    bits = _bits_of_products(jaxpr, device or jax.default_backend(), of_convolutions)
     return min((b for b in bits if b is not None), default=None)
+
+
+def _bits_of_products(
+    jaxpr: Any, device: str, of_convolutions: Sequence[str]
+) -> Iterator[int | None]:
+    for equation in jaxpr.eqns:
+        is_convolution = equation.primitive is lax.conv_general_dilated_p
+        if is_convolution or equation.primitive is lax.dot_general_p:
+            precision = equation.params["precision"]
+            is_dropped = is_convolution and getattr(precision, "name", "") not in of_convolutions
+            if shape_of(equation.invars[0]).dtype == jnp.float32:
+                yield factor_bits(precision, device, is_convolution=is_dropped)
+        # What is in these is computed as it is written.
+        as_written = equation.primitive in (cond_p, while_p, linear_solve_p)
+        for inner in inner_programs(equation):
+            yield from _bits_of_products(inner, device, () if as_written else of_convolutions)
 
 
 def _equations(jaxpr: Any) -> Iterator[Equation]:

@@ -7,7 +7,7 @@ import pytest
 
 from ntk_train import KernelInputError, KernelOperator, NTKHook, certify, ntk
 from ntk_train.kernel.certificate import roundoff_of_products
-from ntk_train.kernel.precision import precision_of_products, what_ran
+from ntk_train.kernel.precision import bits_of_f, precision_of_products, what_ran
 from ntk_train.program.rounding import NAMES, factor_bits, product_bits, unit_roundoff
 
 X = jnp.ones((2, 3), jnp.float32)
@@ -138,6 +138,19 @@ def test_of_the_products_of_a_function(f, device, precision, expected):
         assert product_bits(jax.make_jaxpr(f)(X.astype(jnp.float64)).jaxpr, device) is None
         roundoff = 2.0 ** -((23 if expected is None else expected) + 1)
         assert unit_roundoff(jax.jit(f), X, device=device) == roundoff
+
+
+def test_a_preset_of_a_convolution_counts_where_it_is_computed():
+    """In the branches of a condition convolutions are as they are written: XLA drops it there."""
+
+    def in_a_condition(x):
+        return jax.lax.cond(x[0, 0] > 0, conv, conv, x)
+
+    for f, expected in ((jax.jit(conv), 15), (in_a_condition, 10)):
+        with precision_of_products("BF16_BF16_F32_X3"):
+            program = jax.make_jaxpr(f)(X).jaxpr
+        assert bits_of_f("BF16_BF16_F32_X3", program, "structured", "gpu") == expected
+        assert bits_of_f("BF16_BF16_F32_X3", program, "jacobian_contraction", "gpu") == 10
 
 
 def test_the_products_of_a_kernel_count_though_f_has_none():
