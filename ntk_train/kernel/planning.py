@@ -87,8 +87,8 @@ def _plans_of_leaf(
     labels1, labels2 = ([group[0].theta_labels for group in own] for own in (groups1, groups2))
     if not groups1 or labels1 != labels2:
         way: Way = Transposed(Sizes(labels, b=problem.theta[leaf].size))
-        # A bias of the output, which reaches it in no other way: see `terms`.
-        if all(program.tangents[leaf] in program.terms for program in programs):
+        # A bias of the output, which reaches it in no other way: see `output_terms`.
+        if all(program.tangents[leaf] in program.output_terms for program in programs):
             way = Identity(Sizes(labels))
         unfactored = sides.unfactored.get(leaf, ())
         yield PartPlan(path, leaf, ((), ()), way, way.cost(setting), unfactored)
@@ -146,14 +146,14 @@ def _is_output(uses: Sequence[Site], program: LinearProgram) -> bool:
     That holds under these conditions, each of which has a case in tests/bank/preconditions.py:
 
     - the weight is used once, at one position, in no scan and with no scale;
-    - what it makes there reaches the output once, as a term in the same order (`terms`);
+    - what it makes there reaches the output once, as a term in the same order (`output_terms`);
     - that order is the one of b, and each b makes one number.
     """
     return (
         len(uses) == uses[0].r == uses[0].t == 1
         and not uses[0].view.scans
         and not uses[0].view.scales
-        and uses[0].equation.outvars[0] in program.terms
+        and uses[0].equation.outvars[0] in program.output_terms
         and not uses[0].factors.reorders
         and shape_of(uses[0].equation.outvars[0]).size == uses[0].factors.b
     )

@@ -17,7 +17,7 @@ from jax import lax
 from ntk_train._jax import shape_of
 from ntk_train._types import PyTree
 from ntk_train.kernel.plan import Plan
-from ntk_train.kernel.ways import Cotangents, Kept, Uses
+from ntk_train.kernel.ways import Cotangents, ProductRows, Uses
 from ntk_train.kernel.ways.way import rows_of_outputs
 from ntk_train.program.cotangents import derivatives
 
@@ -30,7 +30,7 @@ class Rows(NamedTuple):
       of_h: with an inner plan J_h [*labels of the side, h].
     """
 
-    products: list[Kept]
+    products: list[ProductRows]
     of_h: jax.Array | None
 
 
@@ -120,7 +120,7 @@ def _rows_of_one(plan: Plan, side: int, outputs: jax.Array, x: PyTree) -> Rows:
     products = []
     for own, g in zip(plan.products, gs, strict=True):
         xs = [x for i in own.members for x in parts[i].way.of_example(uses[i])]
-        products.append(Kept(own.way.together(xs), g))
+        products.append(ProductRows(own.way.together(xs), g))
     return Rows(products, of_h)
 
 

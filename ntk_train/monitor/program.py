@@ -111,7 +111,7 @@ class KernelProgram:
         self.signature = signature((params, model_state))
         self.budget = options.memory_budget
         self._probe = probe
-        self._unflatten = lambda arrays: _joined(arrays, static, treedef)
+        self._unflatten = lambda arrays: _with_static(arrays, static, treedef)
         # What is planned while the kernel is traced, once.
         plans: list[tuple[KernelProblem, str]] = []
 
@@ -332,7 +332,7 @@ def _split(tree: PyTree) -> tuple[list[jax.Array], list[Any], Any]:
     return arrays, static, treedef
 
 
-def _joined(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
+def _with_static(arrays: list[jax.Array], static: list[Any], treedef: Any) -> Any:
     """The tree that `_split` took apart, with other arrays."""
     rest = iter(arrays)
     return jax.tree.unflatten(treedef, [next(rest) if leaf is _ARRAY else leaf for leaf in static])

@@ -80,7 +80,7 @@ def derivatives(
             value = scale if isinstance(scale, float) else _read(known, scale)
             number = jnp.reshape(value, ()).astype(g.dtype)
             g = g / number if is_divisor else g * number
-        return _joined(site, g)
+        return _iterations_as_positions(site, g)
 
     # Traced once more, so that its equations are evaluated in our way.
     transposed = jax.make_jaxpr(transpose, return_shape=True)(shape_of(program.out))
@@ -98,7 +98,7 @@ def derivatives(
     def factor_x(i: int, data: jax.Array, piece: int | None = None) -> jax.Array:
         factors = sites[i].factors
         of_data = factors.x if piece is None else factors.pieces[piece]
-        return _joined(sites[i], _over_scans(sites[i], of_data)(data))
+        return _iterations_as_positions(sites[i], _over_scans(sites[i], of_data)(data))
 
     return Derivatives([operands[i] for i in range(len(sites))], factor_x, backward)
 
@@ -251,7 +251,7 @@ def _over_scans(site: Site, factor: Callable[[jax.Array], jax.Array]) -> Callabl
     return factor
 
 
-def _joined(site: Site, factor: jax.Array) -> jax.Array:
+def _iterations_as_positions(site: Site, factor: jax.Array) -> jax.Array:
     """Iterations with one weight join the positions t, those with a weight each the labels r.
 
     From [*others, *iterations, r, t, feature] to [*others, r, t, feature].

@@ -63,7 +63,7 @@ class LinearProgram(Block):
         return self.outputs[0]
 
     @functools.cached_property
-    def terms(self) -> frozenset[Var]:
+    def output_terms(self) -> frozenset[Var]:
         """Variables v with df/dv the identity, in the order of v's entries.
 
         dy is a sum with v as one of its terms, and v reaches dy in no other way: each variable on

@@ -6,7 +6,7 @@ from ntk_train.kernel.ways.identity import Identity as Identity
 from ntk_train.kernel.ways.jacobian import Jacobian as Jacobian
 from ntk_train.kernel.ways.transposed import Transposed as Transposed
 from ntk_train.kernel.ways.way import Cotangents as Cotangents
-from ntk_train.kernel.ways.way import Kept as Kept
+from ntk_train.kernel.ways.way import ProductRows as ProductRows
 from ntk_train.kernel.ways.way import Setting as Setting
 from ntk_train.kernel.ways.way import Sizes as Sizes
 from ntk_train.kernel.ways.way import Uses as Uses

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ntk_train.kernel.labelled import Labelled, distinct, labelled, product
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.inputs import gram_of_inputs
-from ntk_train.kernel.ways.way import Kept, Setting, Way, of_one_dtype
+from ntk_train.kernel.ways.way import ProductRows, Setting, Way, of_one_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FullGram(Way):
             return list(members)
         return [jnp.concatenate(of_one_dtype(members), axis=-3)]
 
-    def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
+    def contract(self, setting: Setting, left: ProductRows, right: ProductRows) -> Labelled:
         """Both Grams, times each other.
 
         The Gram of the cotangents keeps the labels of the kernel and those of examples, which x has

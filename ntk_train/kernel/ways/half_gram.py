@@ -17,7 +17,7 @@ from ntk_train._jax import after
 from ntk_train.kernel.labelled import Labelled, distinct, flat, labelled, product, side_by_side
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.inputs import gram_of_inputs
-from ntk_train.kernel.ways.way import Kept, Setting, Way, is_small
+from ntk_train.kernel.ways.way import ProductRows, Setting, Way, is_small
 from ntk_train.rules.arithmetic import dot_general
 
 
@@ -47,7 +47,7 @@ class HalfGram(Way):
         is_one_matrix = sizes.r == 1 < sizes.s and 1 < sizes.t <= sizes.b
         return setting.machine.is_accelerator and n != m and is_one_matrix
 
-    def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
+    def contract(self, setting: Setting, left: ProductRows, right: ProductRows) -> Labelled:
         """Z of all members with their g, in one product.
 
         `with_ones` puts back the label m of one example where `_factors` left it out.
@@ -55,14 +55,14 @@ class HalfGram(Way):
         layout = setting.problem.layout
         factors = _factors_in_order if self._is_in_order(setting) else _factors
         sides = [
-            factors(setting, Kept([x1], [g1]), Kept([x2], [g2]))
+            factors(setting, ProductRows([x1], [g1]), ProductRows([x2], [g2]))
             for x1, g1, x2, g2 in zip(left.x, left.g, right.x, right.g, strict=True)
         ]
         z, g = map(side_by_side, zip(*sides, strict=True))
         return product(layout.out, z, g, setting.stages.gram).with_ones(layout.out)
 
 
-def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Labelled]:
+def _factors(setting: Setting, left: ProductRows, right: ProductRows) -> tuple[Labelled, Labelled]:
     """Z[n,o,m,(r,s,b)] and g[m,p,(r,s,b)], without m if that is one.
 
     Of one example of x2 and few positions Z comes with its labels in the order that the product
@@ -83,7 +83,9 @@ def _factors(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Label
     return flat(kept, z.values), flat(g2.labels, g2.values)
 
 
-def _factors_in_order(setting: Setting, left: Kept, right: Kept) -> tuple[Labelled, Labelled]:
+def _factors_in_order(
+    setting: Setting, left: ProductRows, right: ProductRows
+) -> tuple[Labelled, Labelled]:
     """Z[n,o,m,(s,b)] for one r, with its labels in the order that the product needs, and g.
 
     The Gram is repeated for each output, which is fewer numbers than Z has: a product of Gram and

@@ -2,8 +2,8 @@
 
     Theta[n,o,m,p] = sum_a x[n,a] x[m,a]   where o is p, and 0 elsewhere
 
-It is taken under the conditions of `_is_output` in planning.py, for a weight, and of `terms` of a
-linear program, for a bias.
+It is taken under the conditions of `_is_output` in planning.py, for a weight, and of a linear
+program's `output_terms`, for a bias.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ntk_train.kernel.labelled import Labelled
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.inputs import gram_of_inputs
-from ntk_train.kernel.ways.way import Cotangents, Kept, Setting, Uses, Way
+from ntk_train.kernel.ways.way import Cotangents, ProductRows, Setting, Uses, Way
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Identity(Way):
         """Nothing: g is one-hot."""
         return jnp.empty((cotangents.outputs, 0))
 
-    def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
+    def contract(self, setting: Setting, left: ProductRows, right: ProductRows) -> Labelled:
         """X[n,m] (o == p)."""
         problem, layout = setting.problem, setting.problem.layout
         x = gram_of_inputs(setting, left, right)

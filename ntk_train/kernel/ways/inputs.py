@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 
 from ntk_train.kernel.labelled import Labelled, distinct, labelled, product
-from ntk_train.kernel.ways.way import Kept, Setting
+from ntk_train.kernel.ways.way import ProductRows, Setting
 
 
-def gram_of_inputs(setting: Setting, left: Kept, right: Kept) -> Labelled:
+def gram_of_inputs(setting: Setting, left: ProductRows, right: ProductRows) -> Labelled:
     """The product x x^T over a, with the labels n, m, r, t, s that are there.
 
     Those among r, t, s of size 1 are not, nor are n and m where examples are coupled; n and m may

@@ -18,12 +18,12 @@ from ntk_train.kernel.labelled import Labelled, flat, product, side_by_side
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.ways.way import (
     Cotangents,
-    Kept,
+    ProductRows,
     Setting,
     Uses,
     Way,
+    along_positions,
     is_small,
-    joined,
     of_one_dtype,
     rows_of_outputs,
 )
@@ -48,7 +48,7 @@ class Formed(Way):
         """Of one dtype, and side by side only where they are multiplied."""
         return of_one_dtype(members) if members else []
 
-    def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
+    def contract(self, setting: Setting, left: ProductRows, right: ProductRows) -> Labelled:
         """J J^T."""
         layout = setting.problem.layout
         j1 = side_by_side([flat(layout.left, j) for j in left.g])
@@ -92,7 +92,7 @@ class Jacobian(Formed):
         for piece in range(self.pieces) if self.pieces > 1 else [None]:
             if formed:
                 uses = uses._replace(data=[after(d, formed[-1]) for d in uses.data])
-            formed.append(_formed(joined(g), uses.x(piece), uses.arithmetic))
+            formed.append(_formed(along_positions(g), uses.x(piece), uses.arithmetic))
         rows = formed[0] if len(formed) == 1 else jnp.concatenate(formed, axis=-1)
         return rows_of_outputs(rows)
 

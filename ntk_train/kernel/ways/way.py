@@ -98,7 +98,7 @@ class Uses(NamedTuple):
         """The factor x[r,t,a]; 1 for a parameter that is added as it is."""
         if not self.data:
             return jnp.ones((1, 1, 1), self.dtype)
-        return joined([f(d, piece) for f, d in zip(self.factors, self.data, strict=True)])
+        return along_positions([f(d, piece) for f, d in zip(self.factors, self.data, strict=True)])
 
 
 class Cotangents(NamedTuple):
@@ -116,10 +116,10 @@ class Cotangents(NamedTuple):
 
     def g(self) -> jax.Array:
         """The factor g[o,r,t,b]."""
-        return joined(self.at_sites)
+        return along_positions(self.at_sites)
 
 
-class Kept(NamedTuple):
+class ProductRows(NamedTuple):
     """What is kept of one side for one product, with leading axes for examples.
 
     Both are what `Way.together` makes of the members of the product: unless a way does otherwise,
@@ -197,7 +197,7 @@ class Way(abc.ABC):
         return list(members)
 
     @abc.abstractmethod
-    def contract(self, setting: Setting, left: Kept, right: Kept) -> Labelled:
+    def contract(self, setting: Setting, left: ProductRows, right: ProductRows) -> Labelled:
         """The product's part of the kernel, from what was kept of both sides.
 
         They may be some examples of each side, so that the arrays alone say how many. The labels of
@@ -205,7 +205,7 @@ class Way(abc.ABC):
         """
 
 
-def joined(uses: Sequence[jax.Array]) -> jax.Array:
+def along_positions(uses: Sequence[jax.Array]) -> jax.Array:
     """Factors [..., t, k] of several uses of a weight, as positions that share it."""
     return uses[0] if len(uses) == 1 else jnp.concatenate(uses, axis=-2)
 
