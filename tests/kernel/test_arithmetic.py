@@ -54,7 +54,7 @@ def test_a_sum_in_pieces(numbers, x, y, longest):
     x, y = normal(*x), normal(*y, seed=1)
     expected = lax.dot_general(x, y, numbers, precision=HIGHEST)
     found = dot_general(x, y, numbers, Arithmetic(HIGHEST, longest))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 LAST, FIRST = ("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NCHW")
