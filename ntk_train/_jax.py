@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,24 @@ def equation_values(
     with line:
         out = equation.primitive.bind(*functions, *values, **parameters)
     return list(out) if equation.primitive.multiple_results else [out]
+
+
+def program_by(
+    evaluated: Callable[[Equation, list[Any]], list[Any]],
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Any],
+) -> list[Any]:
+    """The outputs of a jaxpr for its inputs, each of its equations evaluated by a function."""
+    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
+
+    def read(v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else env[v]
+
+    for equation in jaxpr.eqns:
+        outputs = evaluated(equation, [read(v) for v in equation.invars])
+        env.update(zip(equation.outvars, outputs, strict=True))
+    return [read(v) for v in jaxpr.outvars]
 
 
 def called_program(equation: Equation) -> tuple[Any, list[Any]] | None:

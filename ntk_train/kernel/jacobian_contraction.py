@@ -14,7 +14,6 @@ import jax
 
 from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
 from ntk_train.kernel.labelled import Labelled, product
-from ntk_train.kernel.machine import this_machine
 from ntk_train.kernel.precision import stages_of
 
 
@@ -33,8 +32,7 @@ def jacobian_contraction(problem: KernelProblem, groups: Groups) -> list[jax.Arr
     jacobian1 = jacobian(problem.f1, problem.x1)
     jacobian2 = jacobian1 if problem.x2 is None else jacobian(problem.f2, problem.x2)
 
-    machine = this_machine()
-    arithmetic = stages_of(problem.precision, machine.kind).gram
+    arithmetic = stages_of(problem.precision, jax.default_backend()).gram
 
     def contract(j1: jax.Array, j2: jax.Array, size: int) -> jax.Array:
         left = Labelled(f"{layout.left}w", j1.reshape(*j1.shape[: len(layout.left)], size))

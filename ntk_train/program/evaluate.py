@@ -1,5 +1,6 @@
 """Evaluates the equations of a program, in the form that is fast on the device at hand."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +11,13 @@ from jax.custom_derivatives import SymbolicZero
 
 from ntk_train._jax import (
     Equation,
-    Literal,
     body_of_call,
     custom_jvp_call_p,
     custom_vjp_call_p,
     equation_values,
     inner_programs,
     linear_solve_p,
+    program_by,
     scan_body,
     scan_p,
     shape_of,
@@ -57,15 +58,8 @@ def program_values(
     arithmetic: Arithmetic = AS_WRITTEN,
 ) -> list[Any]:
     """The outputs of a program for its inputs."""
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
-
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, Literal) else env[v]
-
-    for equation in jaxpr.eqns:
-        outputs = values_of(equation, [read(v) for v in equation.invars], arithmetic)
-        env.update(zip(equation.outvars, outputs, strict=True))
-    return [read(v) for v in jaxpr.outvars]
+    evaluated = functools.partial(values_of, arithmetic=arithmetic)
+    return program_by(evaluated, jaxpr, consts, inputs)
 
 
 def _is_float32(equation: Equation, arithmetic: Arithmetic) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from ntk_train._jax import Literal, Var, equation_values, shape_of
+from ntk_train._jax import Literal, Var, equation_values, program_by, shape_of
 from ntk_train._types import PyTree
 from ntk_train.program.block import Block, flattened
 from ntk_train.program.derivative import derivative_of
@@ -136,17 +136,9 @@ def linear_program(
 
 def _values(closed: Any, *values: Any) -> Any:
     """The output of a function that has been traced: f itself takes longer to run."""
-    jaxpr = closed.jaxpr
-    env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *values], strict=True))
-
-    def read(v: Any) -> Any:
-        return v.val if isinstance(v, Literal) else env[v]
-
-    for equation in jaxpr.eqns:
-        inputs = [read(v) for v in equation.invars]
-        outputs = equation_values(equation, inputs, differentiated=True)
-        env.update(zip(equation.outvars, outputs, strict=True))
-    return read(jaxpr.outvars[0])
+    evaluated = functools.partial(equation_values, differentiated=True)
+    (output,) = program_by(evaluated, closed.jaxpr, closed.consts, values)
+    return output
 
 
 def _derivative_as_a_whole(

@@ -239,7 +239,7 @@ def on_cpu(equation: Equation, values: Sequence[Any]) -> list[Any]:
     plain = Arithmetic(precision=params["precision"])
     is_few = standard.groups == 1 and math.prod(out.shape[1:-1]) <= _FEW_POSITIONS
     if _reads_inputs(equation) and (is_few or standard.groups == standard.taps == 1):
-        return [standard.given_back(_at_inputs(equation, x, w, plain))]
+        return [standard.given_back(_at_inputs(equation, standard, plain))]
     if is_few:
         return [standard.given_back(_product_of_patches(standard, plain))]
     return [standard.given_back(lax.conv_general_dilated_p.bind(x, w, **params))]
@@ -279,7 +279,7 @@ def in_arithmetic(
     terms = math.prod(w.shape[:-1])
     all_taps = inputs * standard.taps * out.shape[-1]
     if _reads_inputs(equation) and (standard.taps == 1 or all_taps <= _PATCHES):
-        return [standard.given_back(_at_inputs(equation, x, w, arithmetic))]
+        return [standard.given_back(_at_inputs(equation, standard, arithmetic))]
     in_tf32 = terms <= arithmetic.longest_in_terms
     is_small = outputs * terms <= _PATCHES and out.shape[-1] >= _WIDE and not in_tf32
     if standard.taps == 1 or is_small:
@@ -365,32 +365,29 @@ def _product_of_patches(standard: _Standard, arithmetic: Arithmetic) -> jax.Arra
     )
 
 
-def _at_inputs(equation: Equation, x: jax.Array, w: jax.Array, arithmetic: Arithmetic) -> jax.Array:
+def _at_inputs(equation: Equation, standard: _Standard, arithmetic: Arithmetic) -> jax.Array:
     """A convolution as one product for all taps, which are added up where they overlap.
 
     Args:
       equation: the convolution.
-      x: [batch, *spatial, channels].
-      w: [*taps, channels, features].
+      standard: what it is with channels innermost.
       arithmetic: of the product.
 
     Returns:
       [batch, *positions, features].
     """
-    out = shape_of(equation.outvars[0])
-    out_n, out_c, *outs = equation.params["dimension_numbers"].out_spec
-    *taps, c, f = w.shape
+    x, w, out = standard.x, standard.w, standard.out
     dtype = out.dtype
     if jnp.issubdtype(dtype, jnp.floating):  # narrow numbers are rounded once, after they are added
         dtype = jnp.promote_types(dtype, jnp.float32)
     seen = dot_general(
         x,
-        w.reshape(math.prod(taps), c, f),
+        w.reshape(standard.taps, *w.shape[-2:]),
         (((x.ndim - 1,), (1,)), ((), ())),
         arithmetic,
         dtype,
     )  # [batch, *positions of the input, taps, features]
-    y = jax.ShapeDtypeStruct([out.shape[axis] for axis in (out_n, *outs, out_c)], dtype)
+    y = jax.ShapeDtypeStruct(out.shape, dtype)
     (added,) = jax.linear_transpose(functools.partial(_seen_by_inputs, equation), y)(seen)
     return added.astype(out.dtype)
 
