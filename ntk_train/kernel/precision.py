@@ -39,12 +39,13 @@ _TAKEN_AS = {"fastest": "default", "bfloat16_3x": "high", **dict.fromkeys(STAGED
 _NUMBERS = {2: "float8", 7: "bfloat16", 10: "TF32", 15: "two bfloat16", None: "float32"}
 """What the factors of a product in float32 are rounded to, by the bits that are kept."""
 
-# Terms that one product of a GPU's tensor cores adds up, of a sum that is cut: in the Gram, which
-# is a sum of squares, and in the other stages, whose terms have both signs; and up to how many
-# three TF32 terms are as exact as float32 (experiments/results/benchmark_products.csv).
+# Terms that one product on a GPU adds up, of a sum that is cut: by tensor cores in the Gram, which
+# is a sum of squares, and in the other stages, whose terms have both signs; in three TF32 terms
+# that are to be as exact as float32; and in the Gram in float32, where more pieces keep a GPU busy
+# that has few rows (experiments/results/benchmark_products.csv).
 _LONGEST_OF_SQUARES, _LONGEST = 1024, 1536
-_LONGEST_IN_FLOAT32 = 2048
 _LONGEST_AS_EXACT = 512
+_LONGEST_IN_FLOAT32, _LONGEST_OF_FEW_ROWS = 2048, 512
 
 
 class Stages(NamedTuple):
@@ -88,7 +89,9 @@ def stages_of(precision: str | None, kind: str, *, in_terms: bool = False) -> St
     """
     on_gpu = kind not in ("cpu", "tpu")
     exact = Arithmetic(lax.Precision.HIGHEST, on_gpu=on_gpu)
-    gram = exact._replace(longest=_LONGEST_IN_FLOAT32) if on_gpu else exact
+    gram = exact
+    if on_gpu:
+        gram = exact._replace(longest=_LONGEST_IN_FLOAT32, longest_of_few=_LONGEST_OF_FEW_ROWS)
     if precision is None:
         return Stages(AS_WRITTEN, AS_WRITTEN, AS_WRITTEN, gram)
     forward = exact if on_gpu else AS_WRITTEN
@@ -102,7 +105,7 @@ def stages_of(precision: str | None, kind: str, *, in_terms: bool = False) -> St
         return Stages(forward, three, three, gram)
     if precision == "float32" and in_terms:
         preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-        terms = Arithmetic(preset, _LONGEST_AS_EXACT, is_cut=False, on_gpu=True)
+        terms = Arithmetic(preset, _LONGEST_AS_EXACT, on_gpu=True)
         return Stages(forward, terms, terms, gram)
     if precision in (*STAGED, "highest"):
         return Stages(forward, forward, exact, gram)

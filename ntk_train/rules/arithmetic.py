@@ -25,7 +25,7 @@ class Arithmetic(NamedTuple):
     Attributes:
       precision: what `jax.lax.dot_general` takes for it; None for what each product says.
       longest: how many terms one product adds up at most, None for any number.
-      is_cut: whether longer sums are cut into pieces, or else computed in float32.
+      longest_of_few: the same of factors of at most `FEW_ROWS` rows, None for `longest`.
       longest_in_terms: how many terms a sum of a convolution has at most that is made of three in
         TF32.
       on_gpu: whether convolutions take the forms that are fast on a GPU.
@@ -34,7 +34,7 @@ class Arithmetic(NamedTuple):
 
     precision: Any = None
     longest: int | None = None
-    is_cut: bool = True
+    longest_of_few: int | None = None
     longest_in_terms: float = 0
     on_gpu: bool = False
     copies: int = 1
@@ -53,6 +53,9 @@ class Arithmetic(NamedTuple):
 
 AS_WRITTEN = Arithmetic()
 """Each product as it says itself."""
+
+FEW_ROWS = 64
+"""Up to how many rows a product of long ones keeps a GPU busy only with the pieces of its sums."""
 
 # Rows of TF32 numbers are read 16 bytes at a time: other lengths are slower than float32, as
 # experiments/results/benchmark_products.csv has it.
@@ -77,15 +80,17 @@ def dot_general(
     """
     (of_x, of_y), (batch_x, batch_y) = dimension_numbers
     precision, terms = arithmetic.of(x, y), math.prod(x.shape[axis] for axis in of_x)
-    is_long = arithmetic.longest is not None and terms > arithmetic.longest
+    longest = arithmetic.longest
+    if arithmetic.longest_of_few is not None and max(_rows(x, y, dimension_numbers)) <= FEW_ROWS:
+        longest = arithmetic.longest_of_few
     pieces = 1
-    is_tf32 = precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-    if (is_tf32 and terms % _ALIGNED) or (is_long and not arithmetic.is_cut):
-        precision = lax.Precision.HIGHEST
-    elif is_long and x.dtype == jnp.float32:
+    if longest is not None and terms > longest and x.dtype == jnp.float32:
         # Of several contracted axes the longest is cut.
         i = max(range(len(of_x)), key=lambda i: x.shape[of_x[i]])
-        pieces = _pieces(x.shape[of_x[i]], -(-terms // arithmetic.longest))
+        pieces = _pieces(x.shape[of_x[i]], -(-terms // longest))
+    is_tf32 = precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    if is_tf32 and (terms // pieces > (longest or terms) or (terms // pieces) % _ALIGNED):
+        precision, pieces = lax.Precision.HIGHEST, 1
     if pieces == 1:
         return lax.dot_general(
             x,
@@ -109,6 +114,15 @@ def dot_general(
         preferred_element_type=preferred_element_type,
     )
     return parts.sum(axis=0)
+
+
+def _rows(x: jax.Array, y: jax.Array, dimension_numbers: Any) -> tuple[int, ...]:
+    """How many rows either factor of a product has, in each of its batches."""
+    contracted, batch = dimension_numbers
+    return tuple(
+        math.prod(size for axis, size in enumerate(factor.shape) if axis not in (*own, *batches))
+        for factor, own, batches in zip((x, y), contracted, batch, strict=True)
+    )
 
 
 def _pieces(size: int, least: int) -> int:

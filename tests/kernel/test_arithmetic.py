@@ -6,6 +6,7 @@ experiments/benchmark_products.py.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -252,20 +253,40 @@ def test_the_forward_pass_and_the_gram_of_staged_names_are_float32(kind):
         assert jacobian.precision == backward.precision or backward.precision is None
 
 
-def test_a_sum_too_long_for_terms_is_in_float32():
+@pytest.mark.parametrize(
+    ("width", "pieces"),
+    [
+        (512, 1),
+        (1024, 2),
+        (1200, 3),
+        (510, None),  # rows of which are not aligned
+        (1028, None),  # four pieces of 257, which are not aligned
+        (1021, None),  # a prime: in no pieces
+    ],
+)
+def test_terms_as_exact_as_float32_add_up_short_sums(width, pieces):
     terms = stages_of("float32", "gpu", in_terms=True).backward
-    x = normal(3, 1024)
+    (own,) = _of_rows(normal(100, width), terms)
+    if pieces is None:
+        assert own.params["precision"] == (HIGHEST, HIGHEST)
+        assert own.invars[0].aval.shape == (100, width)
+    else:
+        assert own.params["precision"] == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+        assert math.prod(own.invars[0].aval.shape) == 100 * width
+        assert width // pieces in own.invars[0].aval.shape
 
-    def precision(width):
-        def product(x):
-            return dot_general(x[:, :width], x[:, :width], (((1,), (1,)), ((), ())), terms)
 
-        (own,) = products(jax.make_jaxpr(product)(x).jaxpr)
-        return own
+@pytest.mark.parametrize(("rows", "longest"), [(2, 512), (64, 512), (65, 2048)])
+def test_grams_of_few_rows_are_in_more_pieces(rows, longest):
+    gram = stages_of("float32", "gpu", in_terms=True).gram
+    (own,) = _of_rows(normal(rows, 8192), gram)
+    assert own.invars[0].aval.shape == (rows, 8192 // longest, longest)
 
-    preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-    assert precision(512) == preset
-    assert precision(1024) == precision(510) == (HIGHEST, HIGHEST)  # too long; not aligned
+
+def _of_rows(x, arithmetic):
+    """The equations of products in the product of rows with themselves."""
+    closed = jax.make_jaxpr(lambda x: dot_general(x, x, (((1,), (1,)), ((), ())), arithmetic))(x)
+    return [own for own in equations(closed.jaxpr) if own.primitive is lax.dot_general_p]
 
 
 @functools.cache

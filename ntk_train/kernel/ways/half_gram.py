@@ -33,7 +33,10 @@ class HalfGram(Way):
         gram, z = of(n + m + "rtsa"), of(layout.left + m + "rtsb")
         kernel = 0 if is_small(setting, of("rsb")) else 2 * of(layout.out)
         operations = 2 * (gram + z + of(layout.left + layout.right + "rsb"))
-        return Cost(operations, 2 * of(layout.left + m + "rsb") + kernel)
+        copied = of(layout.left + m + "rsb")
+        if self._is_in_order(setting):  # the Grams for each output, and Z in the pieces of its sum
+            copied += of(layout.left + m + "ts") + of(layout.left + m + "rsb")
+        return Cost(operations, 2 * copied + kernel)
 
     def product(self, setting: Setting) -> Hashable | None:
         """The last products of small layers are one, of those whose Z has its labels alike."""
