@@ -4,9 +4,11 @@ Full kernels of x1 with itself, of networks from a 10-layer perceptron to ResNet
 with up to 1000 outputs. A row for each case and step, a step being a precision and an
 implementation: milliseconds, the median of 10 batches of back-to-back runs (a batch is one run
 where that takes over 20 ms, and is waited for as a whole, so that no dispatch is counted; fewer
-batches where they would take over 20 seconds); seconds to trace and compile; temporary memory; and
-the relative error ||K - K64|| / ||K64|| against the structured kernel in float64, of the same
-float32 parameters and inputs cast to it.
+batches where they would take over 20 seconds); how many kernels a run launches, and how long these
+take; the rate in TFLOP/s, of the operations that the structured plan counts, whatever the
+implementation does; seconds to trace and compile; temporary memory; and the relative error
+||K - K64|| / ||K64|| against the structured kernel in float64, of the same float32 parameters and
+inputs cast to it, with how far numbers of its spectrum are shifted.
 
     python -m experiments.benchmark_gpu                             # an hour or more, see below
     python -m experiments.benchmark_gpu --cases resnet18,vit-o10 --steps highest/auto
@@ -48,15 +50,24 @@ from experiments.measure import (
     Program,
     compile_kernel,
     has_peer,
+    launches_of,
     median_seconds,
     peer_kernel,
 )
 from experiments.networks import Network
 from experiments.record import RESULTS, merge_table
+from ntk_train.spectrum.eigen import kernel_spectrum
 
 TABLE = "benchmark_gpu"
 KEY = ("case", "implementation", "precision")
 FLOAT64_JACOBIAN_LIMIT = 4e9  # bytes
+SHIFTS = {
+    "lambda_max": "lambda_max",
+    "lambda_min": "lambda_min",
+    "condition": "condition_number",
+    "effective_rank": "effective_rank",
+}
+"""Numbers of a spectrum whose relative shift is a column each, and their names as quantities."""
 Row = dict[str, object]
 
 
@@ -147,6 +158,7 @@ class Benchmark:
         self._reference_options = reference_options
         self._networks: dict[str, Network] = {}
         self._chosen: dict[str, str] = {}
+        self._operations: dict[str, int] = {}
         self._exact: dict[str, np.ndarray] = {}
         self._kernels: list[tuple[Case, Row, np.ndarray]] = []
 
@@ -157,6 +169,7 @@ class Benchmark:
             x = network.inputs(case.n)
             explained = ntk_train.explain(network.f, network.params, x)
             self._chosen[case.name] = explained.implementation
+            self._operations[case.name] = explained.costs["structured"].operations
         network = self._networks[case.name]
         if not self._applies(case, step):
             return None
@@ -175,10 +188,14 @@ class Benchmark:
             "precision": step.precision,
             "milliseconds": "",
             "batches": "",
+            "launches": "",
+            "device_milliseconds": "",
+            "tflops": "",
             "compile_seconds": "",
             "temporary_megabytes": "",
             "output_megabytes": "",
             "relative_error": "",
+            **dict.fromkeys(SHIFTS, ""),
             "note": "",
         }
         self.rows.append(row)
@@ -208,6 +225,10 @@ class Benchmark:
             run = functools.partial(program.run, network.params, x)
             seconds, row["batches"] = median_seconds(run)
             row["milliseconds"] = f"{1e3 * seconds:.4g}"
+            row["tflops"] = f"{self._operations[case.name] / seconds / 1e12:.3g}"
+            if launches := launches_of(run):
+                row["launches"] = len(launches)
+                row["device_milliseconds"] = f"{sum(ms for _, ms in launches):.4g}"
             kernel = np.asarray(run())
             return kernel.swapaxes(1, 2) if step.implementation in PEERS else kernel
         with jax.enable_x64(True):
@@ -242,6 +263,7 @@ class Benchmark:
                 exact = self._exact[case.name]
                 error = np.linalg.norm((approximate - exact).ravel()) / np.linalg.norm(exact)
                 of_row["relative_error"] = f"{error:.2e}"
+                of_row |= _shifts(approximate, exact)
             else:
                 self._kernels.append((of_case, of_row, approximate))
 
@@ -259,6 +281,15 @@ def _kernel_function(network: Network, step: Step) -> Kernel:
     return functools.partial(
         ntk_train.ntk, network.f, implementation=step.implementation, precision=precision
     )
+
+
+def _shifts(kernel: np.ndarray, exact: np.ndarray) -> Row:
+    """How far numbers of the spectrum are from those of the float64 kernel, relative to them."""
+    own, true = (kernel_spectrum(k.astype(np.float64), eps=0.0).scalars() for k in (kernel, exact))
+    return {
+        column: f"{own[name] / true[name] - 1:.1e}" if true[name] else ""
+        for column, name in SHIFTS.items()
+    }
 
 
 def _describe(row: Row, program: Program) -> None:

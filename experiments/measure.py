@@ -4,8 +4,10 @@ import functools
 import importlib
 import importlib.util
 import math
+import pathlib
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -118,6 +120,23 @@ def median_seconds(
     batches = max(3, min(batches, int(cap / (first * count))))
     times = [seconds_of(run, count, wait_for_each=False) for _ in range(batches)]
     return statistics.median(times), batches
+
+
+def launches_of(run: Callable[[], jax.Array], runs: int = 1) -> list[tuple[str, float]]:
+    """Name and milliseconds of each kernel that a GPU launches in some runs; none elsewhere."""
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(runs):
+                run().block_until_ready()
+        for path in sorted(pathlib.Path(folder).rglob("*.xplane.pb")):
+            for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+                if plane.name.startswith("/device:GPU"):
+                    streams = [line for line in plane.lines if line.name.startswith("Stream")]
+                    found += [
+                        (e.name, e.duration_ns / 1e6) for line in streams for e in line.events
+                    ]
+    return found
 
 
 def has_peer() -> bool:

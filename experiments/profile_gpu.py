@@ -10,17 +10,13 @@ many kernels it launches, and the milliseconds of each kind of them; then the lo
 import argparse
 import collections
 import functools
-import pathlib
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-
-import jax
+from collections.abc import Mapping
 
 import ntk_train
 from experiments.benchmark_gpu import Case, cases, smoke_cases
-from experiments.measure import compile_kernel
+from experiments.measure import compile_kernel, launches_of
 
 RUNS = 3
 
@@ -34,17 +30,6 @@ KINDS = {
 }
 
 
-def launches(folder: pathlib.Path) -> Iterator[tuple[str, float]]:
-    """Name and milliseconds of each launch in a trace."""
-    for path in sorted(folder.rglob("*.xplane.pb")):
-        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-            if not plane.name.startswith("/device:GPU"):
-                continue
-            for line in plane.lines:
-                if line.name.startswith("Stream"):
-                    yield from ((event.name, event.duration_ns / 1e6) for event in line.events)
-
-
 def profile(case: Case, precision: str, options: Mapping[str, str]) -> None:
     """Compiles, runs, traces and prints one case."""
     network = case.build()
@@ -52,11 +37,7 @@ def profile(case: Case, precision: str, options: Mapping[str, str]) -> None:
     kernel = functools.partial(ntk_train.ntk, network.f, precision=precision)
     program = compile_kernel(kernel, network.params, x, options)
     program.run(network.params, x).block_until_ready()
-    with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
-            for _ in range(RUNS):
-                program.run(network.params, x).block_until_ready()
-        found = list(launches(pathlib.Path(folder)))
+    found = launches_of(functools.partial(program.run, network.params, x), RUNS)
     total = sum(ms for _, ms in found) / RUNS
     print(
         f"\n{case.name} at {precision}: {total:.2f} ms in {len(found) / RUNS:.0f} launches, "

@@ -6,6 +6,7 @@ A test compares the page with what the data gives.
 """
 
 import pathlib
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ _CELLS = (
     "fastest of the peer", "peer / auto", "memory, peer / auto",
 )  # fmt: skip
 _GPU = (
-    "network", "N", "O", "GPU", "implementation", "precision", "ms", "compile, s",
-    "temporary, MB", "relative error",
+    "network", "N", "O", "GPU", "implementation", "precision", "ms", "on the GPU, ms", "launches",
+    "TFLOP/s", "compile, s", "temporary, MB", "relative error",
 )  # fmt: skip
 _MEMORY = (
     "network", "N", "O", "GPU", "budget, MB", "temporary, MB", "ms", "compile, s",
@@ -116,6 +117,10 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         return []
     cases = dict.fromkeys(row["case"] for row in rows)
     timed = [row for case in cases for row in rows if row["case"] == case and _is_shown(row)]
+    measured = (
+        "milliseconds", "device_milliseconds", "launches", "tflops", "compile_seconds",
+        "temporary_megabytes",
+    )  # fmt: skip
     lines = [
         [
             row["network"],
@@ -124,9 +129,7 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
             _card(origins[row["run"]]),
             row["implementation"] + (f" ({row['chosen']})" if row["chosen"] else ""),
             row["precision"],
-            row["milliseconds"],
-            row["compile_seconds"],
-            row["temporary_megabytes"],
+            *(row[column] for column in measured),
             row["relative_error"] or row["note"],
         ]
         for row in timed
@@ -135,9 +138,84 @@ def _gpu(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
         "## On a GPU, by precision of the matrix products",
         "Full kernels of a batch with itself, medians of batches of back-to-back runs. The error "
         "is the norm of the difference to the structured kernel in float64, of the same parameters "
-        "and inputs, over its norm. In brackets what `auto` took. Only rows of one GPU compare.",
+        "and inputs, over its norm. In brackets what `auto` took. The rate is of the operations "
+        "that the structured plan counts, whatever an implementation does. Only rows of one GPU "
+        "compare.",
         _table(_GPU, lines),
+        *_over_the_peer(rows, origins),
+        *_shifts(rows),
         _made(rows, origins),
+    ]
+
+
+def _over_the_peer(rows: Sequence[Row], origins: Mapping[str, Any]) -> list[str]:
+    """How much faster each precision is than the peer in float32, on the same kind of GPU."""
+    times = {
+        (row["case"], row["implementation"], row["precision"]): row
+        for row in rows
+        if row["milliseconds"]
+    }
+    names = ("float32", "highest", "split", "fast")
+    lines: list[list[str]] = []
+    ratios: dict[str, list[float]] = {name: [] for name in names}
+    for case in dict.fromkeys(row["case"] for row in rows):
+        peer = times.get((case, "nt structured", "highest"))
+        if peer is None:
+            continue
+        line = [peer["network"], peer["n"], peer["o"], peer["milliseconds"]]
+        for name in names:
+            own = times.get((case, "auto", name))
+            if own is None or _card(origins[own["run"]]) != _card(origins[peer["run"]]):
+                line.append("")
+                continue
+            ratios[name].append(float(peer["milliseconds"]) / float(own["milliseconds"]))
+            line.append(f"{own['milliseconds']} ({ratios[name][-1]:.2f})")
+        lines.append(line)
+    if not lines:
+        return []
+    means = [f"{statistics.geometric_mean(own):.2f}" if own else "" for own in ratios.values()]
+    least = [f"{min(own):.2f}" if own else "" for own in ratios.values()]
+    return [
+        "Milliseconds, and in brackets how many times as fast as the structured derivatives of "
+        "neural-tangents 0.6.5 in float32 on the same kind of GPU:",
+        _table(
+            ("network", "N", "O", "neural-tangents", *names),
+            [
+                *lines,
+                ["geometric mean of the ratios", "", "", "", *means],
+                ["least", "", "", "", *least],
+            ],
+        ),
+    ]
+
+
+def _shifts(rows: Sequence[Row]) -> list[str]:
+    """What a precision does to the numbers of a spectrum."""
+    columns = ("lambda_max", "lambda_min", "condition", "effective_rank")
+    lines = [
+        [row[column] for column in ("network", "n", "o", "precision", "relative_error", *columns)]
+        for case in dict.fromkeys(row["case"] for row in rows)
+        for row in rows
+        if row["case"] == case and row["implementation"] == "auto" and row["lambda_max"]
+    ]
+    if not lines:
+        return []
+    return [
+        "What that does to the numbers of a spectrum, relative to those of the float64 kernel:",
+        _table(
+            (
+                "network",
+                "N",
+                "O",
+                "precision",
+                "error of the kernel",
+                "largest eigenvalue",
+                "smallest",
+                "condition number",
+                "effective rank",
+            ),
+            lines,
+        ),
     ]
 
 

@@ -40,9 +40,13 @@ def gpu(precision, name, error="", note=""):
         "chosen": "structured" if name == "auto" else "",
         "precision": precision,
         "milliseconds": "1.5",
+        "device_milliseconds": "1.2",
+        "launches": "9",
+        "tflops": "4.5",
         "compile_seconds": "30",
         "temporary_megabytes": "7",
         "relative_error": error,
+        **dict.fromkeys(("lambda_max", "lambda_min", "condition", "effective_rank"), error),
         "note": note,
     }
 
@@ -58,12 +62,17 @@ def test_a_page_of_both_tables(tmp_path):
         gpu("highest", "auto", error="1.00e-06"),
         gpu("float64", "structured"),
         gpu("highest", "jacobian_contraction", note="out of memory"),
+        gpu("highest", "nt structured") | {"milliseconds": "4.5"},
     ]
     record.merge_table("benchmark_gpu", rows, ["case"], tmp_path)
     text = tables.page(tmp_path)
     assert "| fcn 8, N 1, O 2 | 2 | structured |  | 1.00 | nt structured | 1.50 | 1.00 |" in text
-    assert "| ViT | 2 | 3 | cpu | auto (structured) | highest | 1.5 | 30 | 7 | 1.00e-06 |" in text
-    assert "jacobian_contraction | highest | 1.5 | 30 | 7 | out of memory |" in text
+    numbers = "| cpu | auto (structured) | highest | 1.5 | 1.2 | 9 | 4.5 | 30 | 7 | 1.00e-06 |"
+    assert f"| ViT | 2 | 3 {numbers}" in text
+    assert "jacobian_contraction | highest | 1.5 | 1.2 | 9 | 4.5 | 30 | 7 | out of memory |" in text
+    assert "| ViT | 2 | 3 | 4.5 |  | 1.5 (3.00) |  |  |" in text
+    assert "| geometric mean of the ratios |  |  |  |  | 3.00 |  |  |" in text
+    assert f"| ViT | 2 | 3 | highest | {' | '.join(['1.00e-06'] * 5)} |" in text
     assert "float64 |" not in text
     assert text.count(f"- {record.RUN}: `python -m experiments.") == 2
 
