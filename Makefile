@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 RUNS ?= runs
 WORKERS ?= auto
 CHECKED := ntk_train.program,ntk_train.rules,ntk_train.kernel,ntk_train.spectrum,ntk_train.monitor
+PLAIN := XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS"
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=$(CHECKED),beartype.beartype
 
 # The first interpreter that runs and is new enough; only asked when .venv has to be made.
@@ -37,12 +38,14 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 # The shapes and types in the core's signatures are checked while the tests run. Most of their time
-# goes into compiling, here without XLA's optimisations; `make test-all` has them.
+# goes into compiling, so that it is done without XLA's optimisations.
 unit: $(STAMP)
-	XLA_FLAGS="--xla_backend_optimization_level=0 $$XLA_FLAGS" $(PYTEST) -m "not heavy"
+	$(PLAIN) $(PYTEST) -m "not heavy"
 
+# All tests, and the laws once more with XLA's optimisations, which may be wrong too.
 test-all: lint types
-	$(PYTEST)
+	$(PLAIN) $(PYTEST)
+	$(PYTEST) -m "not heavy" tests/kernel/test_laws.py
 
 clean:
 	rm -rf $(VENV) $(RUNS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
