@@ -133,8 +133,8 @@ def _side_by_side(stack: jax.Array, axis: int) -> jax.Array:
 def _of_outputs(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any) -> list[jax.Array]:
     """The part of the kernel that is of some outputs, or all of it."""
     if plan.blocks.streamed:
-        return streamed(plan, x1, x2, start, _contracted)
-    return _contracted(plan, *_rows_of_both(plan, x1, x2, start))
+        return streamed(plan, x1, x2, start, contracted)
+    return contracted(plan, *_rows_of_both(plan, x1, x2, start))
 
 
 def _rows_of_both(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any = 0) -> tuple[Rows, Rows]:
@@ -143,7 +143,8 @@ def _rows_of_both(plan: Plan, x1: PyTree, x2: PyTree | None, start: Any = 0) -> 
     return rows1, rows1 if x2 is None else rows_of(plan, 1, x2, start)
 
 
-def _contracted(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
+def contracted(plan: Plan, rows1: Rows, rows2: Rows) -> list[jax.Array]:
+    """The kernel of each group of leaves from the rows of both sides, tile by tile."""
     if plan.blocks.tile is not None:
         return _in_tiles(plan, rows1, rows2, lambda left, right, _: contract(plan, left, right))
     if plan.blocks.columns > 1:

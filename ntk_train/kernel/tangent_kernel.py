@@ -15,15 +15,18 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
 from ntk_train._arguments import yes_or_no
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
+from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.checked import checked
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.on_mesh import compute_on_mesh
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
@@ -46,6 +49,8 @@ def ntk(
     strict: bool = False,
     model_state: PyTree = None,
     check: bool = False,
+    mesh: jax.sharding.Mesh | None = None,
+    axis: str | None = None,
 ) -> Any:
     """Computes the finite-width Neural Tangent Kernel of `f` at `params`.
 
@@ -62,8 +67,9 @@ def ntk(
       params: the parameters. Leaves that are not floating point are held constant. For a Flax
         model this is `variables["params"]`, never the running statistics: see model_state.
       x1: N inputs; of any dtype. With `batched` each leaf has the examples on axis 0. Inputs that
-        are sharded over devices are gathered first. Under an outer `jax.jit` that cannot be seen:
-        do not shard examples there, as XLA's gradients of convolutions would be wrong.
+        are sharded over devices are gathered first, unless a mesh is given. Under an outer
+        `jax.jit` that cannot be seen: without a mesh do not shard examples there, as XLA's
+        gradients of convolutions would be wrong.
       x2: M other inputs, or None for the kernel of x1 with itself, which takes one set of
         derivatives and is symmetric.
       outputs: `"full"`, all pairs of outputs; `"trace"`, the sum over equal outputs (not their
@@ -104,6 +110,11 @@ def ntk(
       check: True compares the kernel with plain derivatives of f, which takes a few backward passes
         of f over all examples, and raises where it is wrong; not under `jax.jit`. See
         `ntk_train.certify`.
+      mesh: devices to divide the work over: each takes the derivatives of some of the examples, and
+        has the rows of the kernel that belong to them. Inputs may be anywhere, on the mesh too, and
+        their number need not divide by that of the devices; params are copied to each. The kernel
+        comes out divided by its rows; `jax.device_get` gathers it.
+      axis: the axis of the mesh that the examples are divided over, None for its first.
 
     Returns:
       The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
@@ -131,11 +142,22 @@ def ntk(
         strict=strict,
     )
     yes_or_no("check", check)
-    x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
-    if not check:
+    if mesh is None:
+        if axis is not None:
+            msg = f"axis={axis!r} is an axis of a mesh, but there is no mesh=."
+            raise KernelInputError(msg)
+        x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
+
+    def kernel(options: KernelOptions) -> Any:
+        if mesh is not None:
+            return compute_on_mesh(f, params, x1, x2, options, model_state, mesh, axis)
         return compute(f, params, x1, x2, options, model_state)
-    kernel = lambda options: compute(f, params, x1, x2, options, model_state)  # noqa: E731
-    return checked(kernel, bound(f, model_state), params, x1, x2, options)
+
+    return (
+        checked(kernel, bound(f, model_state), params, x1, x2, options)
+        if check
+        else kernel(options)
+    )
 
 
 def compute(

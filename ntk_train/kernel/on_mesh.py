@@ -1,0 +1,293 @@
+"""The kernel on several devices: examples are divided over an axis of a mesh.
+
+Each device takes the derivatives of its own examples, and has the rows of the kernel that belong to
+them. What it needs of the others goes round a ring: in each step every device contracts what it has
+with what its neighbour had in the step before. What goes round are the rows of the factored
+Jacobian, made once, or the inputs where those rows do not fit in memory, whose derivatives are then
+taken anew by each device. Of the kernel of x1 with itself half of the ring is enough: what is
+across the diagonal is sent to where it belongs.
+
+All of it runs inside of `jax.shard_map`: XLA's own gradients of convolutions over sharded examples
+are wrong (see `problem.on_one_device`).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from ntk_train._types import ApplyFn, KernelLayout, PyTree
+from ntk_train.errors import KernelInputError
+from ntk_train.kernel.assemble import mirrored_axes
+from ntk_train.kernel.auto import REFERENCES, Resolved, choose
+from ntk_train.kernel.blocks import contracted, kernels_of
+from ntk_train.kernel.groups import groups_of
+from ntk_train.kernel.machine import ROWS
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import (
+    make_problem,
+    mode_and_choices,
+    replicated,
+    warn_of_coupling,
+)
+from ntk_train.kernel.rows import rows_of
+from ntk_train.kernel.whole import as_one_program
+
+# What goes round is there three times: a device's own, what it works on, and what comes in.
+_COPIES = 3
+
+
+def compute_on_mesh(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    options: KernelOptions,
+    model_state: PyTree,
+    mesh: Mesh,
+    axis: str | None,
+) -> Any:
+    """What `ntk` returns, its rows of examples divided over an axis of a mesh.
+
+    Args:
+      f: as in `ntk_train.ntk`.
+      params: its parameters, copied to each device.
+      x1: the inputs, wherever they are.
+      x2: the other inputs, or None.
+      options: of the kernel; a memory budget is that of each device.
+      model_state: as in `ntk_train.ntk`.
+      mesh: of devices.
+      axis: its axis, None for its first.
+
+    Raises:
+      KernelInputError: the mesh has no such axis, or examples are not independent.
+    """
+    axis = _checked_axis(mesh, axis, options)
+    with precision_of_products(options.precision):
+        shapes = jax.tree.map(_shape_of, (x1, x2))
+        problem = make_problem(f, params, *shapes, options, model_state=model_state)
+        warn_of_coupling(problem.coupling)
+        _, *choices = mode_and_choices(options.outputs, x2)
+        sizes = [jax.tree.leaves(x)[0].shape[0] for x in shapes if x is not None]
+        if 0 in sizes:
+            msg = f"x1 and x2 have {sizes} examples: none to divide. Leave out mesh=."
+            raise KernelInputError(msg)
+        sides = [
+            (x, None if choice is None else jnp.broadcast_to(jnp.asarray(choice), (n,)))
+            for x, choice, n in zip((x1, x2), choices, sizes, strict=False)
+        ]
+        divided = [_divided(side, mesh, axis) for side in sides]
+        whole = _placed((params, model_state), NamedSharding(mesh, PartitionSpec()))
+        kernels = as_one_program(
+            functools.partial(_kernels, f, options, mesh, axis), whole, divided
+        )
+    labels = dict(zip(problem.example_labels, (sizes[0], sizes[-1]), strict=True))
+    shape = [labels.get(label) for label in problem.layout.out]
+    return jax.tree.map(lambda kernel: _without_copies(kernel, shape), kernels)
+
+
+def _without_copies(kernel: jax.Array, shape: Sequence[int | None]) -> jax.Array:
+    """The kernel of what examples there are; None for all of an axis."""
+    if all(size in (None, own) for size, own in zip(shape, kernel.shape, strict=True)):
+        return kernel
+    return replicated(kernel)[tuple(map(slice, shape))]
+
+
+def _shape_of(leaf: Any) -> Any:
+    """In place of an array, so that nothing is moved while arguments are checked."""
+    if isinstance(leaf, (jax.Array, np.ndarray)):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return leaf
+
+
+def _checked_axis(mesh: Any, axis: Any, options: KernelOptions) -> str:
+    if not isinstance(mesh, Mesh) or mesh.devices.ndim == 0:
+        msg = f"mesh is {mesh!r}; expected a jax.sharding.Mesh of devices, as of jax.make_mesh."
+        raise KernelInputError(msg)
+    axis = mesh.axis_names[0] if axis is None else axis
+    if axis not in mesh.axis_names:
+        msg = f"axis={axis!r} is none of the axes {list(mesh.axis_names)} of the mesh."
+        raise KernelInputError(msg)
+    if not options.batched:
+        msg = (
+            "mesh= divides examples over devices, and batched=False says that they interact. "
+            "Evaluate f in eval mode with batched=True, or leave out mesh=."
+        )
+        raise KernelInputError(msg)
+    return axis
+
+
+def _divided(side: PyTree, mesh: Mesh, axis: str) -> PyTree:
+    """One side's examples on the devices, as many on each: the last one comes more than once."""
+    number = mesh.shape[axis]
+
+    def divided(leaf: Any) -> Any:
+        missing = -len(leaf) % number
+        if not missing:
+            return leaf
+        if isinstance(leaf, jax.core.Tracer):
+            leaf = replicated(leaf)
+        elif len(leaf.sharding.device_set) > 1:
+            leaf = np.asarray(leaf)
+        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+
+    side = jax.tree.map(divided, jax.tree.map(_as_array, side))
+    return _placed(side, NamedSharding(mesh, PartitionSpec(axis)))
+
+
+def _as_array(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+
+
+def _placed(tree: PyTree, sharding: NamedSharding) -> PyTree:
+    """The arrays of a tree on the devices of a mesh."""
+    is_explicit = AxisType.Explicit in sharding.mesh.axis_types
+
+    def placed(leaf: Any) -> Any:
+        if isinstance(leaf, jax.core.Tracer):  # of an axis in Auto mode shard_map places it
+            return jax.sharding.reshard(leaf, sharding) if is_explicit else leaf
+        is_array = isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+        return jax.device_put(leaf, sharding) if is_array else leaf
+
+    return jax.tree.map(placed, tree)
+
+
+def _kernels(
+    f: ApplyFn,
+    options: KernelOptions,
+    mesh: Mesh,
+    axis: str,
+    whole: PyTree,
+    divided: Sequence[PyTree],
+) -> Any:
+    """The kernel, or the dict of its parts, from arguments that are on the devices."""
+    leaves, structure = jax.tree.flatten(whole)
+    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+
+    def of_device(arguments: list[jax.Array], divided: list[PyTree]) -> Any:
+        own = list(leaves)
+        for i, array in zip(arrays, arguments, strict=True):
+            own[i] = array
+        params, model_state = jax.tree.unflatten(structure, own)
+        return _of_device(f, params, divided, options, model_state, axis)
+
+    run: Any = jax.shard_map(
+        of_device,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(axis)),
+        out_specs=PartitionSpec(axis),
+        # With it, derivatives in what all devices have are summed over them.
+        check_vma=False,
+    )
+    return run([leaves[i] for i in arrays], list(divided))
+
+
+def _of_device(
+    f: ApplyFn,
+    params: PyTree,
+    sides: Sequence[PyTree],
+    options: KernelOptions,
+    model_state: PyTree,
+    axis: str,
+) -> Any:
+    """The rows of the kernel of a device's own examples."""
+    (x1, choice1), (x2, choice2) = sides[0], sides[-1]
+    if choice1 is not None:
+        options = dataclasses.replace(options, outputs=(choice1, choice2))
+    # Of two sides, although they may be the same: each step but the first has others.
+    problem = make_problem(f, params, x1, x2, options, model_state=model_state)
+    groups = groups_of(problem.paths, options.per_layer)
+    resolved = choose(problem, list(groups.values()), options)
+    parts, block = _steps(resolved, is_one_side=len(sides) == 1)
+    layout = problem.layout
+    mirrored = mirrored_axes(layout) if len(sides) == 1 else None
+    kernels = _ring(layout, *parts, block, axis, mirrored)
+    return dict(zip(groups, kernels, strict=True)) if options.per_layer else kernels[0]
+
+
+Block = Callable[[PyTree, PyTree], list[jax.Array]]
+"""From what a device has and what comes round to a block of the kernel of each group."""
+
+
+def _steps(resolved: Resolved, *, is_one_side: bool) -> tuple[tuple[PyTree, PyTree], Block]:
+    """What stays on a device, what goes round, and how a block of the kernel is made of both."""
+    problem, plan = resolved.problem, resolved.plan
+    inputs = problem.x1, problem.x2
+    if resolved.implementation in REFERENCES:
+        reference = REFERENCES[resolved.implementation]
+
+        def of_inputs(x1: PyTree, x2: PyTree) -> list[jax.Array]:
+            return reference(dataclasses.replace(problem, x1=x1, x2=x2), resolved.groups)
+
+        return inputs, of_inputs
+    assert plan is not None
+    if not _rows_go_round(plan):
+        return inputs, functools.partial(kernels_of, plan)
+    rows = rows_of(plan, 0, problem.x1)
+    if is_one_side and plan.programs[0] is plan.programs[1]:
+        return (rows, rows), functools.partial(contracted, plan)
+    return (rows, rows_of(plan, 1, problem.x2)), functools.partial(contracted, plan)
+
+
+def _rows_go_round(plan: Plan) -> bool:
+    """Whether the rows of all layers are there at once, and fit."""
+    if plan.tiles is not None or plan.inner is not None or plan.blocks.traced is not None:
+        return False
+    return _COPIES / 2 * sum(plan.work.kept) <= ROWS * plan.machine.memory
+
+
+def _ring(
+    layout: KernelLayout,
+    own: PyTree,
+    other: PyTree,
+    block: Block,
+    axis: str,
+    mirrored: Sequence[int] | None,
+) -> list[jax.Array]:
+    """The kernels of a device's examples with all, by what goes round.
+
+    Args:
+      layout: of the kernels.
+      own: what stays.
+      other: what goes round.
+      block: a block of each kernel from both.
+      axis: of the mesh.
+      mirrored: axes that make a block the one across the diagonal; None if there is none.
+    """
+    number = lax.axis_size(axis)
+    steps = number if mirrored is None else number // 2 + 1
+
+    def step(other: PyTree, _: None) -> tuple[PyTree, list[jax.Array]]:
+        # Sent before it is used, so that the next step need not wait for it.
+        following = jax.tree.map(lambda leaf: _shifted(leaf, axis, -1), other)
+        return following, block(own, other)
+
+    _, found = lax.scan(step, other, None, length=steps)  # [step, *labels]: with that many ahead
+    m = layout.out.index(layout.right[0])
+
+    def whole(blocks: jax.Array) -> jax.Array:
+        ahead = list(blocks)
+        if mirrored is not None:
+            missing = range(number - steps, 0, -1)
+            ahead += [_shifted(ahead[s].transpose(mirrored), axis, s) for s in missing]
+        # From how far ahead a device is to which one it is.
+        order = (jnp.arange(number) - lax.axis_index(axis)) % number
+        in_order = jnp.moveaxis(jnp.stack(ahead)[order], 0, m)
+        shape = ahead[0].shape
+        return in_order.reshape(*shape[:m], number * shape[m], *shape[m + 1 :])
+
+    return [whole(blocks) for blocks in found]
+
+
+def _shifted(leaf: jax.Array, axis: str, by: int) -> jax.Array:
+    """What each device has, to the one that comes so many after it."""
+    number = lax.axis_size(axis)
+    return lax.ppermute(leaf, axis, [(i, (i + by) % number) for i in range(number)])
