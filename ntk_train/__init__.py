@@ -28,6 +28,7 @@ from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel import empirical_ntk_vp_fn as empirical_ntk_vp_fn
 from ntk_train.kernel import explain as explain
 from ntk_train.kernel import ntk as ntk
+from ntk_train.kernel import ntk_to as ntk_to
 from ntk_train.monitor import Convention as Convention
 from ntk_train.monitor import Measurement as Measurement
 from ntk_train.monitor import NTKHook as NTKHook

@@ -7,4 +7,6 @@ from ntk_train.kernel.explain import explain as explain
 from ntk_train.kernel.neural_tangents import NtkImplementation as NtkImplementation
 from ntk_train.kernel.neural_tangents import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel.neural_tangents import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from ntk_train.kernel.stored import Progress as Progress
+from ntk_train.kernel.stored import ntk_to as ntk_to
 from ntk_train.kernel.tangent_kernel import ntk as ntk

@@ -25,24 +25,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ntk_train._types import ApplyFn, KernelLayout, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.assemble import mirrored_axes
-from ntk_train.kernel.auto import REFERENCES, Resolved, choose
-from ntk_train.kernel.blocks import contracted, kernels_of
+from ntk_train.kernel.auto import choose
 from ntk_train.kernel.groups import groups_of
-from ntk_train.kernel.machine import ROWS
 from ntk_train.kernel.options import KernelOptions
-from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.pair import pair_of, sides_of
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import (
     make_problem,
-    mode_and_choices,
     replicated,
-    warn_of_coupling,
 )
-from ntk_train.kernel.rows import rows_of
 from ntk_train.kernel.whole import as_one_program
-
-# What goes round is there three times: a device's own, what it works on, and what comes in.
-_COPIES = 3
 
 
 def compute_on_mesh(
@@ -72,40 +64,23 @@ def compute_on_mesh(
     """
     axis = _checked_axis(mesh, axis, options)
     with precision_of_products(options.precision):
-        shapes = jax.tree.map(_shape_of, (x1, x2))
-        problem = make_problem(f, params, *shapes, options, model_state=model_state)
-        warn_of_coupling(problem.coupling)
-        _, *choices = mode_and_choices(options.outputs, x2)
-        sizes = [jax.tree.leaves(x)[0].shape[0] for x in shapes if x is not None]
-        if 0 in sizes:
-            msg = f"x1 and x2 have {sizes} examples: none to divide. Leave out mesh=."
+        own = sides_of(f, params, x1, x2, options, model_state)
+        if 0 in own.sizes:
+            msg = f"x1 and x2 have {own.sizes} examples: none to divide. Leave out mesh=."
             raise KernelInputError(msg)
-        sides = [
-            (x, None if choice is None else jnp.broadcast_to(jnp.asarray(choice), (n,)))
-            for x, choice, n in zip((x1, x2), choices, sizes, strict=False)
-        ]
-        divided = [_divided(side, mesh, axis) for side in sides]
+        divided = [_divided(side, mesh, axis) for side in own.inputs]
         whole = _placed((params, model_state), NamedSharding(mesh, PartitionSpec()))
         kernels = as_one_program(
             functools.partial(_kernels, f, options, mesh, axis), whole, divided
         )
-    labels = dict(zip(problem.example_labels, (sizes[0], sizes[-1]), strict=True))
-    shape = [labels.get(label) for label in problem.layout.out]
-    return jax.tree.map(lambda kernel: _without_copies(kernel, shape), kernels)
+    return jax.tree.map(lambda kernel: _without_copies(kernel, own.shape), kernels)
 
 
-def _without_copies(kernel: jax.Array, shape: Sequence[int | None]) -> jax.Array:
-    """The kernel of what examples there are; None for all of an axis."""
-    if all(size in (None, own) for size, own in zip(shape, kernel.shape, strict=True)):
+def _without_copies(kernel: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """The kernel of what examples there are."""
+    if kernel.shape == tuple(shape):
         return kernel
     return replicated(kernel)[tuple(map(slice, shape))]
-
-
-def _shape_of(leaf: Any) -> Any:
-    """In place of an array, so that nothing is moved while arguments are checked."""
-    if isinstance(leaf, (jax.Array, np.ndarray)):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return leaf
 
 
 def _checked_axis(mesh: Any, axis: Any, options: KernelOptions) -> str:
@@ -206,49 +181,19 @@ def _of_device(
     problem = make_problem(f, params, x1, x2, options, model_state=model_state)
     groups = groups_of(problem.paths, options.per_layer)
     resolved = choose(problem, list(groups.values()), options)
-    parts, block = _steps(resolved, is_one_side=len(sides) == 1)
-    layout = problem.layout
-    mirrored = mirrored_axes(layout) if len(sides) == 1 else None
-    kernels = _ring(layout, *parts, block, axis, mirrored)
+    layout, pair, is_one = resolved.problem.layout, pair_of(resolved), len(sides) == 1
+    own = pair.side(0, resolved.problem.x1)
+    other = own if is_one and pair.is_one else pair.side(1, resolved.problem.x2)
+    mirrored = mirrored_axes(layout) if is_one else None
+    kernels = _ring(layout, own, other, pair.block, axis, mirrored)
     return dict(zip(groups, kernels, strict=True)) if options.per_layer else kernels[0]
-
-
-Block = Callable[[PyTree, PyTree], list[jax.Array]]
-"""From what a device has and what comes round to a block of the kernel of each group."""
-
-
-def _steps(resolved: Resolved, *, is_one_side: bool) -> tuple[tuple[PyTree, PyTree], Block]:
-    """What stays on a device, what goes round, and how a block of the kernel is made of both."""
-    problem, plan = resolved.problem, resolved.plan
-    inputs = problem.x1, problem.x2
-    if resolved.implementation in REFERENCES:
-        reference = REFERENCES[resolved.implementation]
-
-        def of_inputs(x1: PyTree, x2: PyTree) -> list[jax.Array]:
-            return reference(dataclasses.replace(problem, x1=x1, x2=x2), resolved.groups)
-
-        return inputs, of_inputs
-    assert plan is not None
-    if not _rows_go_round(plan):
-        return inputs, functools.partial(kernels_of, plan)
-    rows = rows_of(plan, 0, problem.x1)
-    if is_one_side and plan.programs[0] is plan.programs[1]:
-        return (rows, rows), functools.partial(contracted, plan)
-    return (rows, rows_of(plan, 1, problem.x2)), functools.partial(contracted, plan)
-
-
-def _rows_go_round(plan: Plan) -> bool:
-    """Whether the rows of all layers are there at once, and fit."""
-    if plan.tiles is not None or plan.inner is not None or plan.blocks.traced is not None:
-        return False
-    return _COPIES / 2 * sum(plan.work.kept) <= ROWS * plan.machine.memory
 
 
 def _ring(
     layout: KernelLayout,
     own: PyTree,
     other: PyTree,
-    block: Block,
+    block: Callable[[PyTree, PyTree], list[jax.Array]],
     axis: str,
     mirrored: Sequence[int] | None,
 ) -> list[jax.Array]:

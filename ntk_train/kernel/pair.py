@@ -1,0 +1,129 @@
+"""The kernel of some examples with some others in two steps: what a side comes to, and a block.
+
+What one side comes to is used in many blocks: on a mesh it goes round from device to device, and of
+a kernel that is written tile by tile it is there for a row of tiles.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_train._types import ApplyFn, KernelLayout, PyTree
+from ntk_train.kernel.auto import REFERENCES, Resolved
+from ntk_train.kernel.blocks import contracted, kernels_of
+from ntk_train.kernel.machine import ROWS
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.problem import make_problem, mode_and_choices, warn_of_coupling
+from ntk_train.kernel.rows import rows_of
+
+# How often the rows of one side are there at most: what is used, what is kept, what comes in.
+_COPIES = 3
+
+
+class Sides(NamedTuple):
+    """A kernel whose arguments have been checked, while nothing has been moved or computed.
+
+    Attributes:
+      layout: of the kernel.
+      shape: of the kernel.
+      sizes: how many examples x1 and x2 have; of x1 alone where there is no x2.
+      inputs: each side's inputs, and the chosen logit of each example or None.
+    """
+
+    layout: KernelLayout
+    shape: tuple[int, ...]
+    sizes: list[int]
+    inputs: list[tuple[PyTree, jax.Array | None]]
+
+
+def sides_of(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    options: KernelOptions,
+    model_state: PyTree,
+) -> Sides:
+    """The sides of a kernel, from the arguments of `ntk_train.ntk`.
+
+    Raises:
+      KernelInputError, DtypeError: as `ntk_train.ntk`.
+    """
+    shapes1, shapes2 = (jax.tree.map(_shape_of, x) for x in (x1, x2))
+    problem = make_problem(f, params, shapes1, shapes2, options, model_state=model_state)
+    warn_of_coupling(problem.coupling)
+    _, *choices = mode_and_choices(options.outputs, x2)
+    given = [x for x in (shapes1, shapes2) if x is not None]
+    sizes = [jax.tree.leaves(x)[0].shape[0] for x in given]
+    inputs = [
+        (x, None if choice is None else jnp.broadcast_to(jnp.asarray(choice), (n,)))
+        for x, choice, n in zip((x1, x2), choices, sizes, strict=False)
+    ]
+    layout = problem.layout
+    labels = dict(zip(problem.example_labels, (sizes[0], sizes[-1]), strict=True))
+    for side, x in (
+        (layout.left, problem.x1),
+        (layout.right, problem.x1 if problem.x2 is None else problem.x2),
+    ):
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
+        of_one = jax.eval_shape(problem.f1, problem.theta, one).shape
+        labels |= dict.fromkeys(side[1:], math.prod(of_one))
+    return Sides(layout, tuple(labels[label] for label in layout.out), sizes, inputs)
+
+
+def _shape_of(leaf: Any) -> Any:
+    """In place of an array, so that it is not moved while arguments are checked."""
+    if isinstance(leaf, (jax.Array, np.ndarray)):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+    return leaf
+
+
+class Pair(NamedTuple):
+    """The two steps.
+
+    Attributes:
+      side: from the number of a side, 0 for x1 and 1 for x2, and its inputs to what they come to:
+        rows of the factored Jacobian, or the inputs themselves where these rows do not fit in
+        memory, or are nothing that an implementation keeps.
+      block: the kernel of each group from what both sides come to.
+      is_one: whether what inputs come to is the same on either side.
+    """
+
+    side: Callable[[int, PyTree], PyTree]
+    block: Callable[[PyTree, PyTree], list[jax.Array]]
+    is_one: bool
+
+
+def pair_of(resolved: Resolved) -> Pair:
+    """The steps of a problem that has both x1 and x2."""
+    problem, plan = resolved.problem, resolved.plan
+    if resolved.implementation in REFERENCES:
+        reference = REFERENCES[resolved.implementation]
+
+        def of_inputs(x1: PyTree, x2: PyTree) -> list[jax.Array]:
+            return reference(dataclasses.replace(problem, x1=x1, x2=x2), resolved.groups)
+
+        return Pair(_as_it_is, of_inputs, is_one=True)
+    assert plan is not None
+    if not keeps_rows(plan):
+        return Pair(_as_it_is, functools.partial(kernels_of, plan), is_one=True)
+    is_one = plan.programs[0] is plan.programs[1]
+    return Pair(functools.partial(rows_of, plan), functools.partial(contracted, plan), is_one)
+
+
+def _as_it_is(_: int, x: PyTree) -> PyTree:
+    return x
+
+
+def keeps_rows(plan: Plan) -> bool:
+    """Whether the rows of all layers are there at once, and fit."""
+    if plan.tiles is not None or plan.inner is not None or plan.blocks.traced is not None:
+        return False
+    return _COPIES / 2 * sum(plan.work.kept) <= ROWS * plan.machine.memory

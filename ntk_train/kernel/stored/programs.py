@@ -1,0 +1,150 @@
+"""What is compiled for the tiles of a kernel: what a side comes to, and a tile from both."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_train._types import ApplyFn, PyTree
+from ntk_train.kernel.auto import Resolved, choose
+from ntk_train.kernel.failed_call import bound
+from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.pair import Sides, keeps_rows, pair_of
+from ntk_train.kernel.problem import make_problem, split_params
+
+
+class Programs:
+    """What is compiled for tiles of some size: what a side comes to, and a tile from both.
+
+    Attributes:
+      inputs: of x1 and of x2, which may be the same.
+    """
+
+    def __init__(
+        self, f: ApplyFn, whole: tuple[PyTree, PyTree], sides: Sides, options: KernelOptions
+    ) -> None:
+        self._f, self._whole, self._options = f, whole, options
+        self._is_one = len(sides.inputs) == 1
+        self.inputs = sides.inputs[0], sides.inputs[-1]
+        # Parameters are arguments: with constants XLA would compute while it compiles.
+        leaves, self._structure = jax.tree.flatten(whole)
+        self._leaves = leaves
+        self._arrays = [i for i, v in enumerate(leaves) if isinstance(v, (jax.Array, np.ndarray))]
+        self._side = jax.jit(self._of_side, static_argnums=(1, 3))
+        self._tile = jax.jit(self._of_both, static_argnums=3)
+
+    @property
+    def _arguments(self) -> list[Any]:
+        return [self._leaves[i] for i in self._arrays]
+
+    def side(self, side: int, start: int, sizes: tuple[int, int]) -> PyTree:
+        """What some inputs of one side come to, those of a row or column of tiles."""
+        x = jax.tree.map(lambda leaf: leaf[start : start + sizes[side]], self.inputs[side])
+        return self._side(self._arguments, side, x, sizes)
+
+    def tile(self, left: PyTree, right: PyTree, sizes: tuple[int, int]) -> jax.Array:
+        """A tile from what both sides come to."""
+        return self._tile(self._arguments, left, right, sizes)
+
+    def dtype(self, sizes: tuple[int, int]) -> np.dtype:
+        """Of the kernel."""
+
+        def tile(*inputs: PyTree) -> jax.Array:
+            sides = [self._of_side(self._arguments, i, x, sizes) for i, x in enumerate(inputs)]
+            return self._of_both(self._arguments, sides[0], sides[1], sizes)
+
+        return np.dtype(jax.eval_shape(tile, *self._shapes(sizes)).dtype)
+
+    def fits(self, sizes: tuple[int, int]) -> bool:
+        """Whether the rows of both sides of a tile are in memory together."""
+        plan = self._planned(sizes).plan
+        return plan is None or keeps_rows(plan)
+
+    def is_one(self, sizes: tuple[int, int]) -> bool:
+        """Whether what examples come to is the same on either side."""
+        return self._is_one and pair_of(self._planned(sizes)).is_one
+
+    def _planned(self, sizes: tuple[int, int]) -> Resolved:
+        """What is computed of inputs of some sizes."""
+        found: list[Resolved] = []
+        jax.eval_shape(
+            lambda *x: found.append(self._resolved(self._arguments, *x)), *self._shapes(sizes)
+        )
+        return found[0]
+
+    def about(self, sizes: tuple[int, int]) -> dict[str, Any]:
+        """What the kernel is of."""
+        params, state = self._whole
+        options = self._options
+        _, paths, _ = split_params(params, options.param_filter)
+        (x1, choice1), (x2, choice2) = self.inputs
+        implementation = self._planned(sizes).implementation
+        first = jax.tree.map(lambda leaf: leaf[:2], x1)
+        values = jax.tree.leaves(jax.jit(bound(self._f, state))(params, first))
+        return {
+            "dtype": self.dtype(sizes).name,
+            "outputs": options.outputs if choice1 is None else "chosen",
+            "implementation": implementation,
+            "precision": options.precision,
+            "differentiated parameters": hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16],
+            "parameters": _digest((params, state)),
+            "x1": _digest((x1, choice1)),
+            "x2": None if self._is_one else _digest((x2, choice2)),
+            "outputs of f": [float(v) for leaf in values for v in np.ravel(leaf)[:8]],
+        }
+
+    def _shapes(self, sizes: tuple[int, int]) -> list[PyTree]:
+        """Of the inputs of a tile."""
+        return [
+            jax.tree.map(lambda v, n=n: jax.ShapeDtypeStruct((n, *v.shape[1:]), v.dtype), x)
+            for n, x in zip(sizes, self.inputs, strict=True)
+        ]
+
+    def _resolved(self, arguments: list[Any], *inputs: PyTree) -> Resolved:
+        leaves, options = list(self._leaves), self._options
+        for i, argument in zip(self._arrays, arguments, strict=True):
+            leaves[i] = argument
+        params, state = jax.tree.unflatten(self._structure, leaves)
+        (x1, choice1), (x2, choice2) = inputs
+        if choice1 is not None:
+            options = dataclasses.replace(options, outputs=(choice1, choice2))
+        problem = make_problem(self._f, params, x1, x2, options, model_state=state)
+        return choose(problem, [range(len(problem.theta))], options)
+
+    def _of_side(
+        self, arguments: list[Any], side: int, x: PyTree, sizes: tuple[int, int]
+    ) -> PyTree:
+        inputs = self._zeros(sizes)
+        inputs[side] = x
+        resolved = self._resolved(arguments, *inputs)
+        x1, x2 = resolved.problem.x1, resolved.problem.x2
+        return pair_of(resolved).side(side, x2 if side else x1)
+
+    def _of_both(
+        self, arguments: list[Any], left: PyTree, right: PyTree, sizes: tuple[int, int]
+    ) -> jax.Array:
+        (tile,) = pair_of(self._resolved(arguments, *self._zeros(sizes))).block(left, right)
+        return tile
+
+    def _zeros(self, sizes: tuple[int, int]) -> list[PyTree]:
+        """In place of inputs of which nothing but the shapes is asked."""
+        shapes = self._shapes(sizes)
+        return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+
+
+def _digest(tree: PyTree) -> str:
+    """Of the numbers of a tree, with their shapes and dtypes."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        found.update(jax.tree_util.keystr(path).encode())
+        if not isinstance(leaf, (jax.Array, np.ndarray, bool, int, float, complex, np.generic)):
+            continue
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        found.update(f"{array.dtype}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
