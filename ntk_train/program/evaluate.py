@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+from jax.sharding import AxisType
 
 from ntk_train._jax import (
     Equation,
@@ -36,7 +37,7 @@ def values_of(
     the equation asks for less. Those in the branches of conditions, and in loops whose length is
     not known, are computed as they are written.
     """
-    rule = rule_of(equation)
+    rule, equation = rule_of(equation), _without_mesh(equation)
     if not arithmetic.is_as_written:
         if rule.in_arithmetic is not None and _is_float32(equation, arithmetic):
             return rule.in_arithmetic(equation, values, arithmetic)
@@ -60,6 +61,17 @@ def program_values(
     """The outputs of a program for its inputs."""
     evaluated = functools.partial(values_of, arithmetic=arithmetic)
     return program_by(evaluated, jaxpr, consts, inputs)
+
+
+def _without_mesh(equation: Equation) -> Equation:
+    """Without a sharding of the result that divides nothing, as products in a `shard_map` have.
+
+    JAX has no batches of some convolutions that say how their result is sharded.
+    """
+    sharding = equation.params.get("out_sharding")
+    if sharding is None or AxisType.Explicit in sharding.mesh.axis_types:
+        return equation
+    return equation.replace(params={**equation.params, "out_sharding": None})
 
 
 def _is_float32(equation: Equation, arithmetic: Arithmetic) -> bool:

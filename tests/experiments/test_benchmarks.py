@@ -212,3 +212,23 @@ def test_benchmark_of_planning(monkeypatch):
     assert (whole["budget_megabytes"], part["budget_megabytes"]) == ("", "1000")
     assert min(float(whole["tracing_seconds"]), float(whole["seconds"])) > 0
     assert whole["examples"] >= part["examples"]
+
+
+def test_smoke_of_the_benchmark_of_several_devices(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.benchmark_mesh",
+        "--smoke",
+        "--out",
+        str(tmp_path),
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4"}
+    done = subprocess.run(
+        command, cwd=record.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "benchmark_mesh.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["devices"] for row in rows] == ["1", "2", "4"]
+    assert max(float(row["difference"]) for row in rows) < 1e-5

@@ -36,7 +36,8 @@ def test_every_mode_on_every_mesh():
 
 @pytest.mark.heavy
 def test_every_mode_on_every_mesh_over_the_bank():
-    assert run() == [case.name for case in BANK if case.batched]
+    own_mesh = {"sharding_constraint", "shard_map"}
+    assert run() == [case.name for case in BANK if case.batched and case.name not in own_mesh]
 
 
 def test_inputs_wherever_they_are():
