@@ -23,9 +23,12 @@ from ntk_train.errors import WrongKernelError as WrongKernelError
 from ntk_train.kernel import Certificate as Certificate
 from ntk_train.kernel import Explanation as Explanation
 from ntk_train.kernel import NtkImplementation as NtkImplementation
+from ntk_train.kernel import Projections as Projections
+from ntk_train.kernel import TraceEstimate as TraceEstimate
 from ntk_train.kernel import certify as certify
 from ntk_train.kernel import empirical_ntk_fn as empirical_ntk_fn
 from ntk_train.kernel import empirical_ntk_vp_fn as empirical_ntk_vp_fn
+from ntk_train.kernel import estimate_trace_kernel as estimate_trace_kernel
 from ntk_train.kernel import explain as explain
 from ntk_train.kernel import ntk as ntk
 from ntk_train.kernel import ntk_to as ntk_to

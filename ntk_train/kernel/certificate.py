@@ -36,6 +36,7 @@ from ntk_train.kernel.precision import (
     precision_of_products,
 )
 from ntk_train.kernel.problem import mode_and_choices, split_params
+from ntk_train.kernel.readout import flat_outputs, read_out
 from ntk_train.kernel.whole import one_program_for_each
 from ntk_train.program.rounding import unit_roundoff
 
@@ -147,6 +148,7 @@ class Check:
         theta, paths, _ = split_params(params, self._filter)
         self._groups = groups_of(paths, options.per_layer)
         self._mode, *choices = mode_and_choices(options.outputs, x2)
+        self._read = read_out(options.outputs)
         flat, inputs = self._flat(f, params), _sides(x1, x2)
         with precision_of_products(options.precision):
             roundoffs = [unit_roundoff(flat, theta, x) for x in inputs]
@@ -256,9 +258,7 @@ class Check:
         _, _, merge = split_params(params, self._filter)
 
         def flat(theta: list[jax.Array], x: PyTree) -> jax.Array:
-            leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(f(merge(theta), x))]
-            rows = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
-            return jnp.concatenate(rows, axis=1)
+            return flat_outputs(self._read(f(merge(theta), x)))
 
         return flat
 

@@ -19,6 +19,7 @@ from ntk_train._arguments import (
 from ntk_train._types import ParamFilter
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.precision import check_precision
+from ntk_train.kernel.readout import is_readout
 
 MODES = ("full", "trace", "diagonal", "sum")
 IMPLEMENTATIONS = ("structured", "jacobian_contraction", "ntk_vector_products")
@@ -32,7 +33,8 @@ class KernelOptions:
     kept in one plain form. `dataclasses.replace` makes another record, checked likewise.
 
     Attributes:
-      outputs: one of `MODES`, or the chosen logits: an array of integers, or a pair of them.
+      outputs: one of `MODES`; the chosen logits, an array of integers or a pair of them; or what is
+        made of the outputs: `Projections`, a matrix of directions, or a function.
       implementation: one of `IMPLEMENTATIONS`, or "auto".
       batched: whether the outputs of an example depend on that example alone.
       precision: of the matrix products, a name as `kernel.precision` lists them, or None.
@@ -93,6 +95,8 @@ def _checked_outputs(outputs: Any) -> Any:
         if outputs not in MODES:
             msg = f"outputs={outputs!r} is none of {list(MODES)} and no integer array of logits."
             raise KernelInputError(msg)
+        return outputs
+    if is_readout(outputs):
         return outputs
     if isinstance(outputs, tuple):
         return tuple(_checked_choice(outputs, choice) for choice in outputs)

@@ -23,6 +23,7 @@ from ntk_train._types import ApplyFn, Coupling, KernelLayout, KernelProblem, Par
 from ntk_train.errors import CoupledExamplesWarning, DtypeError, KernelInputError
 from ntk_train.kernel.failed_call import bound, check_not_swapped, explained
 from ntk_train.kernel.options import KernelOptions
+from ntk_train.kernel.readout import is_readout, mode_of, read_out
 from ntk_train.program.coupling import EXAMPLES, find_coupling
 
 _LAYOUTS = {
@@ -58,10 +59,10 @@ def make_problem(
         if batched and len({jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}) != 1:
             check_not_swapped(bound(f, model_state), params, x, each)
     mode, choice1, choice2 = mode_and_choices(options.outputs, x2)
-    f = explained(f, replicated(model_state), inputs)
+    f, read = explained(f, replicated(model_state), inputs), read_out(options.outputs)
 
     def flat_f(theta: list[jax.Array], x: PyTree) -> jax.Array:  # [N, O]
-        return _flatten_outputs(f(merge(theta), x))
+        return _flatten_outputs(read(f(merge(theta), x)))
 
     sides = [_check_side(name, flat_f, theta, x, batched) for name, x in inputs.items()]
     shapes = [(n, o) for n, o, _ in sides]
@@ -413,6 +414,8 @@ def mode_and_choices(outputs: Any, x2: PyTree | None) -> tuple[str, Any, Any]:
     """
     if isinstance(outputs, str):
         return outputs, None, None
+    if is_readout(outputs):
+        return mode_of(outputs), None, None
     pair = outputs if isinstance(outputs, tuple) else (outputs, outputs)
     if x2 is None and isinstance(outputs, tuple):
         msg = (

@@ -30,6 +30,7 @@ from ntk_train.kernel.on_mesh import compute_on_mesh
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
+from ntk_train.kernel.readout import Projections
 from ntk_train.kernel.whole import as_one_program, usual_promotion
 
 
@@ -39,7 +40,7 @@ def ntk(
     x1: PyTree,
     x2: PyTree | None = None,
     *,
-    outputs: str | Array | np.ndarray | int | list | tuple = "full",
+    outputs: str | Array | np.ndarray | int | list | tuple | Projections | Callable = "full",
     implementation: str = "auto",
     batched: bool = True,
     precision: str | None = "float32",
@@ -75,7 +76,10 @@ def ntk(
       outputs: `"full"`, all pairs of outputs; `"trace"`, the sum over equal outputs (not their
         mean); `"sum"`, the kernel of the sum of the outputs (the pseudo-NTK); `"diagonal"`, each
         output with itself; or integers, the chosen logit of each example: an array [N], a
-        pair of arrays [N], [M] when x2 is given, or one integer for all.
+        pair of arrays [N], [M] when x2 is given, or one integer for all. Or the kernel of what is
+        made of the outputs: `Projections(k)`, an estimate of the trace that takes k backward passes
+        in place of O; a matrix [O, k] of floating point, the full kernel in these directions; or a
+        function of the outputs as f returns them, the full kernel of what it returns.
       implementation: `"structured"`, which factors the Jacobians of dense layers and convolutions;
         `"jacobian_contraction"` and `"ntk_vector_products"`, the plain references; or `"auto"`, the
         one that takes the fewest operations.
@@ -117,8 +121,8 @@ def ntk(
       axis: the axis of the mesh that the examples are divided over, None for its first.
 
     Returns:
-      The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum and chosen
-      logits, [N, M, O] for diagonal. With `per_layer` a dict of such kernels by name.
+      The kernel, in float32 or wider: [N, O, M, O] for full, [N, M] for trace, sum, projections and
+      chosen logits, [N, M, O] for diagonal. With `per_layer` a dict of such kernels by name.
 
     Raises:
       KernelInputError: shapes, structure or values of an argument do not fit; the text says which.

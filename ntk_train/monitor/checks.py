@@ -11,6 +11,7 @@ import numpy as np
 from ntk_train._types import PyTree
 from ntk_train.errors import DtypeError, KernelInputError
 from ntk_train.kernel.problem import mode_and_choices, on_one_device
+from ntk_train.kernel.readout import Projections, is_readout
 from ntk_train.monitor.switches import usual_switches
 from ntk_train.spectrum import ReferenceKernels, Training
 
@@ -88,6 +89,12 @@ def check_outputs(outputs: Any, probe: PyTree | None) -> None:
     """
     if isinstance(outputs, str) and outputs == "diagonal":
         msg = "outputs='diagonal' is no square kernel and has no spectrum; use 'full' or 'trace'."
+        raise KernelInputError(msg)
+    if is_readout(outputs) and not isinstance(outputs, Projections):
+        msg = (
+            "outputs is a matrix or function of the outputs; the hook takes them as f returns "
+            "them. Give it the f that returns what you want, as lambda params, x: g(f(params, x))."
+        )
         raise KernelInputError(msg)
     mode, choice, _ = mode_and_choices(outputs, None)
     if mode == "chosen":

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ntk_train._types import ApplyFn, KernelProblem
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import kernel_product_bits, what_ran
+from ntk_train.kernel.readout import name_of_outputs
 from ntk_train.monitor.adapters import LinenFn, NnxFn
 from ntk_train.spectrum.convention import Convention as Convention
 
@@ -39,10 +40,9 @@ def convention_of(
         shown = ", ".join(problem.paths[:8]) + (", ..." if len(problem.paths) > 8 else "")
         parameters = f"{len(problem.paths)} leaves by {_name(param_filter)}: {shown}"
     independent = "independent (BatchNorm, if any, in eval mode)"
-    chosen = options.outputs
     return Convention(
         function=str(f) if isinstance(f, (LinenFn, NnxFn)) else _name(f),
-        outputs=chosen if isinstance(chosen, str) else "chosen logits",
+        outputs=name_of_outputs(options.outputs),
         examples=independent if problem.batched else "coupled (as by BatchNorm in train mode)",
         parameters=parameters,
         num_parameters=sum(leaf.size for leaf in problem.theta),

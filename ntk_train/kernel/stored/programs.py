@@ -14,6 +14,7 @@ from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.pair import Sides, keeps_rows, pair_of
 from ntk_train.kernel.problem import make_problem, split_params
+from ntk_train.kernel.readout import name_of_outputs
 
 
 class Programs:
@@ -86,7 +87,8 @@ class Programs:
         values = jax.tree.leaves(jax.jit(bound(self._f, state))(params, first))
         return {
             "dtype": self.dtype(sizes).name,
-            "outputs": options.outputs if choice1 is None else "chosen",
+            "outputs": name_of_outputs(options.outputs),
+            "directions": _digest(options.outputs) if hasattr(options.outputs, "ndim") else None,
             "implementation": implementation,
             "precision": options.precision,
             "differentiated parameters": hashlib.sha256("\n".join(paths).encode()).hexdigest()[:16],
