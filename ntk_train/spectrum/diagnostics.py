@@ -26,12 +26,12 @@ from ntk_train.spectrum.decay import entropy_rank, power_law
 from ntk_train.spectrum.eigen import Spectrum, checked_matrix, kernel_spectrum
 from ntk_train.spectrum.layers import LayerDiagnostics, layer_diagnostics
 from ntk_train.spectrum.learning_rate import (
-    CrossEntropy,
-    SquaredLoss,
-    check_loss,
     checked_momentum,
     critical_learning_rate,
+    guaranteed_learning_rate,
 )
+from ntk_train.spectrum.losses import CrossEntropy, SquaredLoss, check_loss
+from ntk_train.spectrum.minibatch import checked_batch_size, minibatch_critical_learning_rate
 from ntk_train.spectrum.reference import ReferenceKernels
 
 _Numbers = TypeVar("_Numbers", float, LayerDiagnostics)
@@ -39,13 +39,14 @@ _Numbers = TypeVar("_Numbers", float, LayerDiagnostics)
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the run trains, for the critical learning rate.
+    """How the run trains, for the critical learning rates.
 
     Attributes:
       loss: with what it is divided by.
-      learning_rate: of this step; None leaves out the ratio to the critical one.
+      learning_rate: of this step; None leaves out the ratios to the critical ones.
       momentum: beta of SGD, as in `critical_learning_rate`.
       nesterov: whether it is Nesterov's.
+      batch_size: examples of a training step; None leaves out the rate of SGD on minibatches.
 
     Raises:
       KernelInputError: one of them is not of its kind, or out of range.
@@ -55,12 +56,15 @@ class Training:
     learning_rate: float | int | None = None
     momentum: float | int = 0.0
     nesterov: bool = False
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses a loss by its name, a schedule in place of a rate, numbers out of range."""
         check_loss(self.loss)
         checked_momentum(self.momentum)
         yes_or_no("nesterov", self.nesterov)
+        if self.batch_size is not None:
+            checked_batch_size(self.batch_size)
         if self.learning_rate is not None:
             expected = "the rate of this step, 0 or more, as schedule(step), or None"
             real_number("learning_rate", self.learning_rate, expected, least=0)
@@ -142,7 +146,8 @@ def diagnose(
       convention: in which it was computed.
       eps: as in `kernel_spectrum`.
       labels: as in `kernel_target_alignment`; without them there are no alignments.
-      logits: [N, O] outputs at the same parameters, for the cross-entropy's critical rate.
+      logits: outputs at the same parameters, for the cross-entropy's critical rates: [N, O], or as
+        f returns them, as in `critical_learning_rate`.
       training: without it there is no critical learning rate. There is none either for a traced,
         summed or chosen kernel of several outputs, from which it does not follow: a kernel
         [N, N] counts as full only if its convention says that there is one output.
@@ -245,14 +250,18 @@ def _rates(kernel: np.ndarray, training: Training, logits: Any) -> dict[str, flo
     if isinstance(training.loss, CrossEntropy) and logits is None:
         msg = "logits is None; the critical learning rate of the cross-entropy needs them."
         raise KernelInputError(msg)
-    critical = critical_learning_rate(
-        kernel,
-        training.loss,
-        logits=logits,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-    )
-    rates = {"critical_learning_rate": critical}
+    how: dict[str, Any] = {"momentum": training.momentum, "nesterov": training.nesterov}
+    critical = critical_learning_rate(kernel, training.loss, logits=logits, **how)
+    rates, ratios = {"critical_learning_rate": critical}, {"full_batch": critical}
+    if isinstance(training.loss, CrossEntropy):  # that of the squared loss is the same everywhere
+        rates["guaranteed_learning_rate"] = guaranteed_learning_rate(kernel, training.loss, **how)
+    if training.batch_size is not None:
+        ratios["minibatch"] = rates["minibatch_critical_learning_rate"] = (
+            minibatch_critical_learning_rate(
+                kernel, training.loss, training.batch_size, logits=logits, **how
+            )
+        )
     if training.learning_rate is not None:
-        rates["learning_rate_ratio"] = float(training.learning_rate) / critical
+        rate = float(training.learning_rate)
+        rates |= {f"{of}_learning_rate_ratio": rate / edge for of, edge in ratios.items()}
     return rates

@@ -337,29 +337,74 @@ CATALOGUE: tuple[Quantity, ...] = (
         name="critical_learning_rate",
         title="critical learning rate",
         needs="training",
-        definition="2 / lambda_max(G); 2 (1 + beta) / lambda_max(G) with heavy ball, (2 + 2 beta) "
-        "/ ((1 + 2 beta) lambda_max(G)) with Nesterov momentum; G the Gauss-Newton Hessian of the "
-        "loss as it is normalised; the cross-entropy of one logit is that of its sigmoid",
+        definition="of descent on the whole batch: 2 / lambda_max(G); 2 (1 + beta) / "
+        "lambda_max(G) with heavy ball, (2 + 2 beta) / ((1 + 2 beta) lambda_max(G)) with Nesterov "
+        "momentum; G the Gauss-Newton Hessian of the loss as it is normalised; the cross-entropy "
+        "of one logit is that of its sigmoid",
         range="above 0, infinite for G = 0",
-        meaning="above it, descent on the linearised network diverges",
+        meaning="above it, descent is locally unstable",
         source=_COHEN,
-        traps="of the probe, not of the training batch; for a traced kernel of several outputs it "
-        "is not computed, as it does not follow; Adam has another one",
+        traps="of the probe, not of the training batch, and of descent on a whole batch; with the "
+        "cross-entropy descent above it spikes and may converge all the same, and below it may "
+        "jump far from logits that are wrong with certainty; for a traced kernel of several "
+        "outputs it is not computed, as it does not follow; Adam has another one",
         chart="Critical learning rate",
-        legend="critical rate",
+        legend="of the whole batch",
     ),
     Quantity(
-        name="learning_rate_ratio",
-        title="rate over critical",
+        name="guaranteed_learning_rate",
+        title="guaranteed learning rate",
         needs="training",
-        definition="rate / critical rate",
+        definition="of the cross-entropy: 2 / L, 2 (1 - beta) / L with heavy ball, 1 / L with "
+        "Nesterov momentum; L = lambda_max(G) with (I - 1 1^T / V) / 2 in place of each S (1/4 for "
+        "a sigmoid)",
+        range="above 0, infinite for a kernel of zeros",
+        meaning="below it, descent on the linearised network converges from any logits, on the "
+        "whole batch",
+        source="Bohning, 1992; Ghadimi et al., ECC 2015",
+        traps="a bound: training may be fast and stable far above it",
+        chart="Critical learning rate",
+        legend="guaranteed",
+    ),
+    Quantity(
+        name="minibatch_critical_learning_rate",
+        title="critical learning rate of SGD",
+        needs="training",
+        definition="the largest eta with N / B max over i of lambda_max of block (i, i) of U diag("
+        "a(eta g)) U^T at most 1; U, g of the probe's curvature kernel, a(x) = x (1 + beta) / "
+        "((1 - beta) (2 (1 + beta) - x)) with heavy ball",
+        range="above 0, at most that of the whole batch",
+        meaning="up to it, SGD with batches of B examples is stable in the mean square",
+        source="Agarwala, Pennington, 2024; Velikanov et al., ICLR 2023; Jain et al., JMLR 2018",
+        traps="a lower bound of the edge, which was 1 to 4 times higher in simulations; the mean "
+        "square is that over all orders of the data, and one run may last longer",
+        chart="Critical learning rate",
+        legend="of minibatches",
+    ),
+    Quantity(
+        name="full_batch_learning_rate_ratio",
+        title="rate over critical, whole batch",
+        needs="training",
+        definition="rate / `critical_learning_rate`",
         range="0 and up",
-        meaning="1 is the edge of stability",
+        meaning="1 is the edge of stability of descent on the whole batch",
         source=_COHEN,
-        traps="needs the schedule's rate of the step; the real network may stay above 1 for long, "
-        "at the edge or in a catapult",
+        traps="SGD is unstable far below 1: see the next; needs the schedule's rate of the step; "
+        "the real network may stay above 1 for long, at the edge or in a catapult",
         chart="Learning rate over the critical one",
-        legend="ratio",
+        legend="whole batch",
+    ),
+    Quantity(
+        name="minibatch_learning_rate_ratio",
+        title="rate over critical, SGD",
+        needs="training",
+        definition="rate / `minibatch_critical_learning_rate`",
+        range="0 and up",
+        meaning="up to 1 SGD is stable in the mean square",
+        source="Agarwala, Pennington, 2024; Velikanov et al., ICLR 2023; Jain et al., JMLR 2018",
+        traps="the edge is at 1 to 4, as the rate is a lower bound",
+        chart="Learning rate over the critical one",
+        legend="minibatches",
     ),
     Quantity(
         name="trace_share",
