@@ -205,9 +205,10 @@ class NTKHook(Hook):
       labels: the class of each probe input [N], from 0, or targets [N, O]; with them the alignment
         of the kernel with the labels is logged.
       references: those of the run that this one continues, so that its curves go on.
-      training: loss and momentum of the run; with them the critical learning rate is logged, and,
-        where the call gives the learning rate, its ratio to it. Needs outputs="full", or a network
-        of one output.
+      training: loss, momentum and batch size of the run; with them the critical learning rates are
+        logged, and, where the call gives the learning rate, its ratios to them. Needs
+        outputs="full", or a network of one output. For logits [N, T, V] or several heads the
+        `CrossEntropy` has to say its classes.
       per_layer: as in `ntk_train.ntk`: True, or a function from a parameter's path to its group.
         Each group's share, largest eigenvalue and alignment are logged as `<prefix>_layers/...`.
       stop_when: called with each `Measurement`; if it returns True, or a text that says why,
@@ -356,8 +357,8 @@ class NTKHook(Hook):
           The convention of the numbers to come.
 
         Raises:
-          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs, or JAX
-            traces the caller.
+          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels or the loss do not fit the
+            outputs, or JAX traces the caller.
         """
         (convention,) = self._prepare(params, model_state).values()
         return convention

@@ -6,7 +6,7 @@ FetchedKernel, step, learning rate  ->  Measurement, and the references of the n
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -18,6 +18,7 @@ from ntk_train.monitor.blas import one_blas_thread
 from ntk_train.monitor.program import FetchedKernel
 from ntk_train.spectrum import (
     Convention,
+    CrossEntropy,
     Diagnostics,
     ReferenceKernels,
     Spectrum,
@@ -26,6 +27,7 @@ from ntk_train.spectrum import (
     diagnose,
 )
 from ntk_train.spectrum.alignment import as_targets
+from ntk_train.spectrum.losses import check_softmaxes
 
 _log = logging.getLogger(__name__)
 
@@ -137,12 +139,18 @@ class Measurer:
             step, fetched.kernel, found, seconds, fetched.seconds, labels, fetched.certificate
         )
 
-    def check(self, convention: Convention) -> None:
-        """Refuses labels that do not fit the kernel.
+    def check(self, convention: Convention, output_shapes: Sequence[tuple[int, ...]]) -> None:
+        """Refuses labels that do not fit the kernel, and a loss that does not fit the outputs.
+
+        Args:
+          convention: of the kernel.
+          output_shapes: of each array that f returns.
 
         Raises:
           KernelInputError: they do not; the text says why.
         """
+        if self._training is not None and isinstance(self._training.loss, CrossEntropy):
+            check_softmaxes(self._training.loss, output_shapes)
         if self._labels is not None:
             outputs = convention.num_outputs if convention.outputs == "full" else None
             as_targets(self._labels, convention.num_examples, outputs)

@@ -124,11 +124,12 @@ class Pipeline:
         """Traces the kernel and starts to compile it; raises what `at_step` would survive.
 
         Raises:
-          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs.
+          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels or the loss do not fit the
+            outputs.
         """
-        convention = self._kernels.prepare(params, model_state).convention
-        self._measurer.check(convention)
-        return convention
+        program = self._kernels.prepare(params, model_state)
+        self._measurer.check(program.convention, program.output_shapes)
+        return program.convention
 
     def at_step(self, request: Request, due: bool, params: PyTree, model_state: PyTree) -> bool:
         """What there is to do at a step of the loop; whether a measurement was begun.

@@ -13,7 +13,6 @@ waits for it. After `start` the caller may donate the parameters to the next ste
 
 import dataclasses
 import functools
-import math
 import time
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,7 +47,8 @@ class FetchedKernel:
     Attributes:
       kernel: [N, N] or [N, O, N, O].
       layers: its parts by layer, which add up to it; None where they were not asked for.
-      logits: [N, O], the outputs at the same parameters; None where they were not asked for.
+      logits: arrays [N, ...] of the outputs at the same parameters, as f returns them; None where
+        they were not asked for.
       convention: the choices behind its numbers.
       eps: relative rounding error of an entry of the kernel, for the noise floor.
       certificate: of the kernel, where it was asked for and could be computed; else None.
@@ -60,7 +60,7 @@ class FetchedKernel:
 
     kernel: np.ndarray
     layers: dict[str, np.ndarray] | None
-    logits: np.ndarray | None
+    logits: tuple[np.ndarray, ...] | None
     coupling: float | None
     convention: Convention
     eps: float
@@ -81,6 +81,7 @@ class KernelProgram:
       budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
       eps: as of `FetchedKernel`.
+      output_shapes: of each array that f returns.
       is_coupled: whether examples are known to interact although they are taken one by one.
 
     Args:
@@ -119,7 +120,7 @@ class KernelProgram:
             params, model_state = self._unflatten(replicated(arrays))
             found: dict[str, Any] = {}
             if with_logits:
-                found["logits"] = _flat(bound(f, model_state)(params, probe))
+                found["logits"] = tuple(jax.tree.leaves(bound(f, model_state)(params, probe)))
             with precision_of_products(options.precision), usual_promotion():
                 resolved, layers = resolve(f, params, probe, None, options, model_state)
                 parts = resolved.kernels()
@@ -145,6 +146,7 @@ class KernelProgram:
             of_probe = functools.partial(bound(f, model_state), params)
             program, shapes = jax.make_jaxpr(of_probe, return_shape=True)(probe)
         outputs, of_f = jax.tree.leaves(shapes), bits_of_f(options.precision, program.jaxpr, name)
+        self.output_shapes = tuple(output.shape for output in outputs)
         self._certifier: Certifier | None = None
         if checked:
             self._certifier = Certifier(f, probe, options, self._unflatten, arrays)
@@ -347,13 +349,6 @@ def _without_arrays(problem: KernelProblem) -> KernelProblem:
 def _gone(*_: Any) -> Any:
     msg = "the function of a problem without arrays is not there"
     raise AssertionError(msg)
-
-
-def _flat(outputs: PyTree) -> jax.Array:
-    """Outputs as one array [N, O], in the order of the kernel's."""
-    leaves = jax.tree.leaves(outputs)
-    rows = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
-    return jnp.concatenate(rows, axis=1)
 
 
 def _mark(arrays: list[jax.Array]) -> jax.Array:

@@ -34,7 +34,7 @@ _CHARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"log": False, "zero": True},
     ),
     "Learning rate over the critical one": (
-        "above 1, descent on the linearised network diverges",
+        "above 1, descent on the linearised network is locally unstable",
         {"marks": ((1.0, "edge of stability"),)},
     ),
     "Critical learning rate": ("of the probe", {}),

@@ -30,7 +30,7 @@ WRONG = {
     "param_filter='w'": "param_filter is 'w'; expected a function from a path",
     "per_layer='w'": "per_layer='w'; expected True, False, or a function",
     "stop_when=1e6": "stop_when=1000000.0; expected a function of a Measurement",
-    "training=CrossEntropy()": "training=CrossEntropy(mean='examples'); expected Training(",
+    "training=CrossEntropy()": "classes=None); expected Training(CrossEntropy()) for",
     "references={}": "references={}; expected ReferenceKernels",
     "batched='no'": "batched='no'; expected True for independent examples",
     "prefix=None": "prefix=None; expected a text",
@@ -246,6 +246,6 @@ def test_a_schedule_that_fails_costs_the_ratio_alone(caplog):
         assert hook(step, params=PARAMS, learning_rate=rate)
         found = hook.latest.diagnostics.scalars()
         assert "critical_learning_rate" in found
-        assert ("learning_rate_ratio" in found) == (rate is schedule)
+        assert ("full_batch_learning_rate_ratio" in found) == (rate is schedule)
     assert hook.failures == 0
     assert caplog.text.count("No numbers of learning_rate from step 0 on") == 1
