@@ -52,6 +52,12 @@ _KINDS: Mapping[str, _Kind] = {
         lambda part: part is None or (_is_number(part) and part > 0),
         "a part of the run's time, as 0.01, or None",
     ),
+    "top_k": (
+        lambda k: (
+            k is None or (isinstance(k, (int, np.integer)) and _is_number(k) and bool(k >= 1))
+        ),
+        "how many eigenvectors are the top space, 1 or more, or None",
+    ),
     "prefix": (lambda name: isinstance(name, str) and bool(name), "a text, as 'ntk'"),
     "pictures": _SWITCH,
     "write_hparams": _SWITCH,

@@ -209,6 +209,9 @@ class NTKHook(Hook):
         logged, and, where the call gives the learning rate, its ratios to them. Needs
         outputs="full", or a network of one output. For logits [N, T, V] or several heads the
         `CrossEntropy` has to say its classes.
+      top_k: how many eigenvectors are the top space, for its rotation and its share of the labels;
+        by default as many as there are outputs for outputs="full", as their eigenvalues come in
+        groups, and 1 otherwise.
       per_layer: as in `ntk_train.ntk`: True, or a function from a parameter's path to its group.
         Each group's share, largest eigenvalue and alignment are logged as `<prefix>_layers/...`.
       stop_when: called with each `Measurement`; if it returns True, or a text that says why,
@@ -253,6 +256,7 @@ class NTKHook(Hook):
         labels: Any = None,
         references: ReferenceKernels | None = None,
         training: Training | None = None,
+        top_k: int | None = None,
         per_layer: bool | Callable[[str], str] = False,
         stop_when: Callable[[Measurement], bool | str] | None = None,
         writer: object = None,
@@ -279,6 +283,7 @@ class NTKHook(Hook):
             f=f,
             references=references,
             training=training,
+            top_k=top_k,
             stop_when=stop_when,
             max_overhead=max_overhead,
             prefix=prefix,
@@ -306,7 +311,7 @@ class NTKHook(Hook):
             check=check,
             failures=failures,
         )
-        measurer = Measurer(labels, training, references)
+        measurer = Measurer(labels, training, references, top_k)
         summaries = Summaries(
             as_metric_writer(writer),
             prefix,

@@ -82,12 +82,18 @@ class Measurer:
       labels: of the probe, or None.
       training: how the run trains, or None.
       references: of the run that this one continues.
+      top_k: as of `diagnose`.
     """
 
     def __init__(
-        self, labels: Any, training: Training | None, references: ReferenceKernels | None
+        self,
+        labels: Any,
+        training: Training | None,
+        references: ReferenceKernels | None,
+        top_k: int | None = None,
     ) -> None:
         self._labels = labels
+        self._top_k = top_k
         self._training = training
         self._told: set[str] = set()
         self.references = references
@@ -124,6 +130,7 @@ class Measurer:
                 # A kernel of zeros has no direction that could have changed.
                 references=references if np.any(fetched.kernel) else None,
                 step=step,
+                top_k=self._top_k,
                 lost=leave_out,
             )
         self._tell_of_rates(found)

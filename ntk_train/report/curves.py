@@ -23,7 +23,10 @@ _CHARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Condition number": ("largest over smallest eigenvalue", {}),
     "Ranks": ("how many directions count, by three measures", {}),
     "Trace": ("sum of the eigenvalues", {}),
-    "Alignment with the labels": ("0 to 1; centred is without the common mean", {"log": False}),
+    "Alignment with the labels": (
+        "centred is without the common mean, debiased is 0 by chance",
+        {"log": False},
+    ),
     "Change since the first kernel": (
         "0 is the lazy regime; the distance is the same whatever the scale",
         {},

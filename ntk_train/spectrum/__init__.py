@@ -1,5 +1,8 @@
 """From a kernel to its eigenvalues, condition number and what follows from them."""
 
+from ntk_train.spectrum.alignment import (
+    debiased_kernel_target_alignment as debiased_kernel_target_alignment,
+)
 from ntk_train.spectrum.alignment import kernel_target_alignment as kernel_target_alignment
 from ntk_train.spectrum.alignment import top_space_alignment as top_space_alignment
 from ntk_train.spectrum.change import kernel_distance as kernel_distance

@@ -20,7 +20,11 @@ import numpy as np
 
 from ntk_train._arguments import check_type, real_number, whole_number, yes_or_no
 from ntk_train.errors import KernelInputError
-from ntk_train.spectrum.alignment import kernel_target_alignment, top_space_alignment
+from ntk_train.spectrum.alignment import (
+    debiased_kernel_target_alignment,
+    kernel_target_alignment,
+    top_space_alignment,
+)
 from ntk_train.spectrum.convention import Convention, check_comparable, check_convention
 from ntk_train.spectrum.decay import entropy_rank, power_law
 from ntk_train.spectrum.eigen import Spectrum, checked_matrix, kernel_spectrum
@@ -135,7 +139,7 @@ def diagnose(
     layers: Mapping[str, Any] | None = None,
     references: ReferenceKernels | None = None,
     step: int | None = None,
-    top_k: int = 1,
+    top_k: int | None = None,
     fit_first: int = 1,
     lost: Callable[[str, Exception], None] | None = None,
 ) -> Diagnostics:
@@ -155,7 +159,8 @@ def diagnose(
         to it.
       references: earlier kernels; without them nothing is said of a change.
       step: of this kernel; needed with references.
-      top_k: how many eigenvectors are the top space, for alignment and rotation.
+      top_k: how many eigenvectors are the top space, for alignment and rotation; by default O for
+        a full kernel, and 1 for [N, N].
       fit_first: the first rank in the power-law fit.
       lost: called with the name of an argument from which no number could be computed, and why;
         its numbers are left out then, and the spectrum and all others are there. None raises.
@@ -168,8 +173,9 @@ def diagnose(
     check_convention(convention)
     spectrum = kernel_spectrum(kernel, eps=eps)
     kernel = np.asarray(kernel)
-    top_k = whole_number("top_k", top_k, "how many eigenvectors, 1 or more")
-    top_k = min(top_k, len(spectrum.eigenvalues))
+    if top_k is not None:
+        top_k = whole_number("top_k", top_k, "how many eigenvectors, 1 or more, or None")
+        top_k = min(top_k, len(spectrum.eigenvalues))
     fit_first = whole_number("fit_first", fit_first, "the first rank of the fit, 1 or more")
     values = {"entropy_rank": entropy_rank(spectrum), **power_law(spectrum, fit_first).scalars()}
     if training is not None:
@@ -205,10 +211,11 @@ def diagnose(
     return Diagnostics(spectrum, MappingProxyType(values), convention, by_layer)
 
 
-def _alignments(kernel: np.ndarray, labels: Any, top_k: int) -> dict[str, float]:
+def _alignments(kernel: np.ndarray, labels: Any, top_k: int | None) -> dict[str, float]:
     return {
         "kernel_target_alignment": kernel_target_alignment(kernel, labels),
         "centred_kernel_target_alignment": kernel_target_alignment(kernel, labels, centred=True),
+        "debiased_kernel_target_alignment": debiased_kernel_target_alignment(kernel, labels),
         "top_space_alignment": top_space_alignment(kernel, labels, top_k),
     }
 

@@ -65,6 +65,7 @@ class Quantity:
 _GOLUB = "Golub, Van Loan, *Matrix Computations*"
 _WEYL = "Golub, Van Loan, section 8.1 (Weyl)"
 _CRISTIANINI = "Cristianini et al., NIPS 2001, equation 3"
+_SONG = "Song et al., JMLR 2012, equation 5"
 _CORTES = (
     "Cortes, Mohri, Rostamizadeh, JMLR 2012, definition 4; Kornblith et al., ICML 2019, equation 1"
 )
@@ -230,7 +231,7 @@ CATALOGUE: tuple[Quantity, ...] = (
         name="kernel_target_alignment",
         title="alignment with labels",
         needs="labels",
-        definition="<K, Y Y^T> / (norm K, norm Y Y^T)",
+        definition="<K, Y Y^T> / (norm K norm Y Y^T); K of a full kernel its trace over outputs",
         range="0 to 1",
         meaning="how much the kernel is that of the labels",
         source=_CRISTIANINI,
@@ -247,19 +248,33 @@ CATALOGUE: tuple[Quantity, ...] = (
         range="0 to 1; NaN for one class",
         meaning="the same without the mean; linear CKA of network and labels",
         source=_CORTES,
-        traps="biased upwards for small N; NaN where the labels of the probe are all the same",
+        traps="biased upwards for small N: 0.13 to 0.26 by chance at N = 64; NaN where the labels "
+        "of the probe are all the same",
         chart="Alignment with the labels",
         legend="centred",
+    ),
+    Quantity(
+        name="debiased_kernel_target_alignment",
+        title="debiased alignment with labels",
+        needs="labels",
+        definition="the same with the unbiased estimates of HSIC: K and Y Y^T without their "
+        "diagonals, centred so that labels in random order give 0 on average",
+        range="-1 to 1; NaN for one class, and below 4 examples",
+        meaning="how much more than chance the kernel is that of the labels",
+        source=_SONG,
+        traps="chance is 0 on average and not each time: its deviation is about 1 / N",
+        chart="Alignment with the labels",
+        legend="debiased",
     ),
     Quantity(
         name="top_space_alignment",
         title="share of the labels in the top space",
         needs="labels",
         definition="squared norm of U_k^T Y over that of Y, U_k the top k eigenvectors",
-        range="0 to 1, k / n by chance",
+        range="0 to 1, k / n by chance; NaN as `rotation` by the noise floor",
         meaning="the part of the labels that training fits first",
         source="Arora et al., ICML 2019, section 4",
-        traps="with k = 1 mostly the mean of the labels",
+        traps="k is O for a full kernel, else 1 (`top_k=`): mostly the mean of the labels",
         chart="Alignment with the labels",
         legend="of the top space",
     ),
@@ -313,8 +328,9 @@ CATALOGUE: tuple[Quantity, ...] = (
         unit="radians",
         meaning="whether the directions that are learned first turn",
         source=_BJORCK,
-        traps="NaN where lambda_k and lambda_(k+1) do not differ by more than the noise floor; "
-        "noisy where they nearly meet",
+        traps="k is O for a full kernel, else 1 (`top_k=`); NaN where lambda_k and lambda_(k+1) "
+        "differ by the noise floor or less, or by less than the change of the kernel, both over "
+        "their norms",
         chart="Rotation of the top space",
         panel="Rotation of the top space, radians",
         legend="since the first",
@@ -448,6 +464,17 @@ CATALOGUE: tuple[Quantity, ...] = (
         source=_CORTES,
         traps="as of the whole",
         legend="centred",
+    ),
+    Quantity(
+        name="debiased_alignment",
+        title="debiased alignment",
+        needs="layers",
+        definition="the same, debiased",
+        range="-1 to 1",
+        meaning="as above",
+        source=_SONG,
+        traps="as of the whole",
+        legend="debiased",
     ),
     Quantity(
         name="time_share",

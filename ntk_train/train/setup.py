@@ -110,6 +110,7 @@ def make_hook(
             labels={name: labels for name, (_, labels) in probes.items() if labels is not None},
             references=kept.references,
             training=_training(config),
+            top_k=config.ntk.top_k or None,
             stop_when=_stop_when(config.ntk.stop_above_condition_number),
             writer=writer,
             every_steps=config.ntk.every_steps,

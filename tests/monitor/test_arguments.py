@@ -33,6 +33,7 @@ WRONG = {
     "training=CrossEntropy()": "classes=None); expected Training(CrossEntropy()) for",
     "references={}": "references={}; expected ReferenceKernels",
     "batched='no'": "batched='no'; expected True for independent examples",
+    "top_k=0": "top_k=0; expected how many eigenvectors are the top space",
     "prefix=None": "prefix=None; expected a text",
     "pictures='all'": "pictures='all'; expected True or False",
     "implementation=None": "implementation=None is none of",
