@@ -202,7 +202,8 @@ class NTKHook(Hook):
       probe: N inputs with the examples on axis 0, fixed for the run and never augmented. With
         `batched=False` any inputs of f, as the nodes and edges of a graph and a temperature; N is
         that of the outputs then.
-      labels: the class of each probe input [N], from 0, or targets [N, O]; with them the alignment
+      labels: the class of each probe input, integers [N] or [N, 1] from 0, or targets [N, O], real
+        numbers; with them the alignment
         of the kernel with the labels is logged.
       references: those of the run that this one continues, so that its curves go on.
       training: loss, momentum and batch size of the run; with them the critical learning rates are

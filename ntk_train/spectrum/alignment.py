@@ -174,7 +174,7 @@ def top_space_alignment(
 
 def as_targets(labels: Any, n: int, outputs: int | None) -> np.ndarray:
     """Labels as float64 targets [N, C]; see `kernel_target_alignment`."""
-    expected = "integers [N], or real targets [N] or [N, C]"
+    expected = "integers [N] or [N, 1], or real targets [N] or [N, C]"
     labels = numeric_array("labels", labels, expected)
     if labels.shape[:1] != (n,) or labels.ndim > 2 or np.iscomplexobj(labels):
         msg = (
@@ -182,8 +182,8 @@ def as_targets(labels: Any, n: int, outputs: int | None) -> np.ndarray:
             f"expected {expected}."
         )
         raise KernelInputError(msg)
-    if labels.ndim == 1 and (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)):
-        labels = _one_hot(labels.astype(np.int64), outputs)
+    if are_classes(labels):
+        labels = _one_hot(labels.reshape(n).astype(np.int64), outputs)
     targets = labels.astype(np.float64).reshape(n, -1)
     if not np.all(np.isfinite(targets)):
         msg = "labels holds NaN or infinite targets; expected finite numbers."
@@ -197,10 +197,19 @@ def as_targets(labels: Any, n: int, outputs: int | None) -> np.ndarray:
     return targets
 
 
+def are_classes(labels: np.ndarray) -> bool:
+    """Whether labels are classes, and not targets: integers [N], or [N, 1] as some loaders have."""
+    is_whole = labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)
+    return bool(is_whole) and (labels.ndim == 1 or labels.shape[1:] == (1,))
+
+
 def _one_hot(classes: np.ndarray, outputs: int | None) -> np.ndarray:
-    signed = outputs == 1
-    count = 2 if signed else (int(classes.max()) + 1 if outputs is None else outputs)
-    if classes.min() < 0 or classes.max() >= count:
-        msg = f"labels has classes {classes.min()} to {classes.max()}; expected 0 to {count - 1}."
+    most = math.inf if outputs is None else max(outputs, 2) - 1
+    if classes.min() < 0 or classes.max() > most:
+        known = "from 0" if outputs is None else f"0 to {most}"
+        msg = f"labels has classes {classes.min()} to {classes.max()}; expected {known}."
         raise KernelInputError(msg)
-    return 2.0 * classes[:, None] - 1 if signed else np.eye(count)[classes]
+    if outputs is None:  # a class without examples changes nothing, and may be the millionth
+        classes = np.unique(classes, return_inverse=True)[1]
+        return np.eye(int(classes.max()) + 1)[classes]
+    return 2.0 * classes[:, None] - 1 if outputs == 1 else np.eye(outputs)[classes]

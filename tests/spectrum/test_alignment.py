@@ -130,6 +130,18 @@ def test_the_labels_own_kernel_is_aligned_and_an_orthogonal_one_is_not():
     )
 
 
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_column_of_integers_are_classes_of_any_size(centred):
+    kernel, targets = gram(), np.eye(3)[CLASSES]
+    h = np.eye(7) - centred / 7
+    expected = frobenius_cosine(h @ kernel @ h, h @ targets @ targets.T @ h)
+    for labels in (CLASSES[:, None], CLASSES[:, None].astype(np.uint8), CLASSES * 10**9):
+        found = kernel_target_alignment(kernel, labels, centred=centred)
+        assert found == pytest.approx(expected, rel=1e-12)
+    as_numbers = kernel_target_alignment(kernel, 1.0 * CLASSES[:, None], centred=centred)
+    assert as_numbers != pytest.approx(expected, rel=0.01)
+
+
 def test_classes_of_one_full_output_are_signs():
     kernel = gram(4).reshape(4, 1, 4, 1)
     classes = np.array([0, 1, 1, 0])
@@ -183,6 +195,7 @@ def test_top_space_of_a_full_kernel():
     [
         (np.eye(3), np.zeros(2), r"\[2\]; the kernel is of 3 examples"),
         (np.eye(3), np.array([0, -1, 1]), "classes -1 to 1"),
+        (np.eye(3), np.array([[0], [-1], [1]]), "classes -1 to 1; expected from 0"),
         (np.eye(3), np.array([0, np.nan, 1]), "NaN"),
         (np.eye(6).reshape(3, 2, 3, 2), np.array([0, 1, 2]), "classes 0 to 2; expected 0 to 1"),
         (np.eye(6).reshape(3, 2, 3, 2), np.zeros((3, 3)), "3 targets per example"),
