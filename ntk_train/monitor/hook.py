@@ -126,11 +126,14 @@ class Hook:
         except Exception as error:  # a diagnostic never ends a training run
             pipelines[0].count_failure(step, error)
             return False
+        start = time.perf_counter()
         request = Request(number, t, learning_rate, self.overhead)
         # Open until the last has begun, so that the schedule rests for the time of all together.
         several = due and len(pipelines) > 1
         with self.overhead.together(t) if several else contextlib.nullcontext():
             begun = [each.at_step(request, due, params, model_state) for each in pipelines]
+        if due:
+            self.schedule.held_up(time.perf_counter() - start)
         return any(begun)
 
     def wait(self, timeout: float | int | None = None) -> bool:
@@ -230,11 +233,11 @@ class NTKHook(Hook):
       batched: as in `ntk_train.ntk`; False for BatchNorm in train mode.
       precision: as in `ntk_train.ntk`.
       param_filter: as in `ntk_train.ntk`.
-      max_overhead: of the run's time, above which the period is stretched: after a measurement that
-        took s seconds on device and host, `every_steps` and `every_secs` are left out for s /
-        max_overhead seconds, after the first one twice as long, so that from the second on their
-        share is below it; 0.01 is one per cent. None for no limit. `on_steps` and `last_step` run
-        in any case.
+      max_overhead: of the run's time, above which the period is stretched: `every_steps` and
+        `every_secs` are left out until another measurement, of twice the seconds on device and host
+        that the slowest so far took, would leave their share below it; 0.01 is one per cent. None
+        for no limit. `on_steps` and `last_step` run in any case. Tracing and compilation, once, are
+        not bounded.
       prefix: the tags are `<prefix>/lambda_max` and so on.
       pictures: whether to draw, of the first measurement, the second, third, fifth, ninth, ... and
         the last; needs matplotlib, and is skipped without it.

@@ -46,6 +46,7 @@ class Measurement:
       seconds: wall-clock time of the kernel and its diagnostics, without compilation and without
         the training steps that were still under way.
       kernel_seconds: of these, until the kernel was on the host.
+      check_seconds: beside them, of its comparison with plain derivatives.
       labels: with which it was compared; None where there are none that fit it.
       certificate: of the kernel; None where it was not compared with plain derivatives.
     """
@@ -55,6 +56,7 @@ class Measurement:
     diagnostics: Diagnostics
     seconds: float
     kernel_seconds: float
+    check_seconds: float = 0.0
     labels: np.ndarray | None = None
     certificate: Certificate | None = None
 
@@ -143,7 +145,14 @@ class Measurer:
         seconds = fetched.seconds + time.perf_counter() - start - waited
         labels = None if "labels" in left_out else self._labels
         return Measurement(
-            step, fetched.kernel, found, seconds, fetched.seconds, labels, fetched.certificate
+            step=step,
+            kernel=fetched.kernel,
+            diagnostics=found,
+            seconds=seconds,
+            kernel_seconds=fetched.seconds,
+            check_seconds=fetched.check_seconds,
+            labels=labels,
+            certificate=fetched.certificate,
         )
 
     def check(self, convention: Convention, output_shapes: Sequence[tuple[int, ...]]) -> None:

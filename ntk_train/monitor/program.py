@@ -56,6 +56,7 @@ class FetchedKernel:
         None where examples are said or known to be coupled, where all outputs are zero, and once
         it has been found.
       seconds: from when the parameters were there until the kernel was on the host.
+      check_seconds: from then until the certificate was there.
     """
 
     kernel: np.ndarray
@@ -66,6 +67,7 @@ class FetchedKernel:
     eps: float
     certificate: Certificate | None
     seconds: float
+    check_seconds: float
 
     @property
     def is_coupled(self) -> bool:
@@ -162,6 +164,7 @@ class KernelProgram:
         XLA does that without Python's lock, so that training steps go on meanwhile.
         """
         keep_compiled_programs()
+        self._compiles_since = time.perf_counter()
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
         self._kernel: Future = executor.submit(lowered.compile)
         self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
@@ -170,6 +173,7 @@ class KernelProgram:
             self._coupling = executor.submit(coupling.compile)
         if self._certifier is not None:
             self._certifier.compile(executor)
+        self._compiled: Future = executor.submit(time.perf_counter)  # after all of these
         executor.shutdown(wait=False)
 
     def start(self, params: PyTree, model_state: PyTree, *, check: bool = False) -> "PendingKernel":
@@ -194,6 +198,13 @@ class KernelProgram:
     def cancelled(self) -> bool:
         """Whether `wait` has cancelled some of its compilation: it can never run."""
         return any(future.cancelled() for future in self._futures())
+
+    @property
+    def compile_seconds(self) -> float:
+        """For which it has been compiled, or was."""
+        done = self._compiled.done() and not self._compiled.cancelled()
+        end = self._compiled.result() if done else time.perf_counter()
+        return end - self._compiles_since
 
     @property
     def temporary_bytes(self) -> int | None:
@@ -278,6 +289,7 @@ class PendingKernel:
         certificate, certifier = None, self.program._certifier
         if products is not None and certifier is not None:
             certificate = certifier.certificate(found.get("layers", found["kernel"]), products)
+        check_seconds = self.seconds - seconds
         if certificate is None or certificate.holds:
             self._arrays = []  # copies are not kept any longer
         return FetchedKernel(
@@ -289,6 +301,7 @@ class PendingKernel:
             eps=self.program.eps,
             certificate=certificate,
             seconds=seconds,
+            check_seconds=check_seconds,
         )
 
     @property

@@ -482,7 +482,8 @@ CATALOGUE: tuple[Quantity, ...] = (
         needs="hook",
         definition="time of all measurements so far, failed ones too, on the device and on the "
         "host, over the time since the first one began; an upper bound of what the run is slowed "
-        "down by. `max_overhead=` of `NTKHook` bounds it",
+        "down by, but for `trace_seconds` and `compile_seconds`. `max_overhead=` of `NTKHook` "
+        "bounds it",
         range="0 to 1",
         chart="Cost, relative",
         panel="Cost: share of the run's time",
@@ -512,7 +513,25 @@ CATALOGUE: tuple[Quantity, ...] = (
         title="seconds that the loop was held up",
         needs="hook",
         definition="how long the call kept the loop: to dispatch, and to wait for the measurement "
-        "before if that was not done",
+        "before if that was not done; without `trace_seconds`",
+        range="0 and up",
+        unit="seconds",
+    ),
+    Quantity(
+        name="trace_seconds",
+        title="seconds of tracing",
+        needs="hook",
+        definition="how long the loop has been kept so far, in all, while programs of the kernel "
+        "were traced: once, and again where shapes change or memory runs out",
+        range="0 and up",
+        unit="seconds",
+    ),
+    Quantity(
+        name="compile_seconds",
+        title="seconds of compilation",
+        needs="hook",
+        definition="how long such programs have been compiled so far, in all, or loaded from disk, "
+        "on a thread beside the loop",
         range="0 and up",
         unit="seconds",
     ),
