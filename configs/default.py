@@ -63,8 +63,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.ntk.probe_seed = 0  # of the choice of these images
     config.ntk.every_steps = 100  # and at step 0 and the last
     # [N, N], summed over outputs; or "sum"; or "full" [N, O, N, O], with which the critical
-    # learning rate is logged too.
+    # learning rates are logged too.
     config.ntk.outputs = "trace"
+    # Eigenvectors in the top space, whose rotation and share of the labels are logged; 0 for as
+    # many as outputs of a "full" kernel, and 1 for others.
+    config.ntk.top_k = 0
     config.ntk.per_layer = False  # share, lambda_max and alignment of each layer, as ntk_layers/...
     config.ntk.implementation = "auto"  # or "jacobian_contraction", "ntk_vector_products"
     config.ntk.batched = True  # the outputs of an example depend on that example alone

@@ -348,7 +348,7 @@ OF_SPECTRUM = [
     (found(eps=-1), "eps=-1; expected a relative rounding error"),
     (found(LABELS), "convention is int64[4]: labels are the argument labels="),
     (found([0, 1, 1, 0]), "convention is [0, 1, 1, 0]: labels are the argument labels="),
-    (found(labels="abcd"), "labels is 'abcd'; expected integers [N], or real targets"),
+    (found(labels="abcd"), "labels is 'abcd'; expected integers [N] or [N, 1], or real"),
     (found(labels=list("abba")), "labels is ['a', 'b', 'b', 'a']; expected integers [N]"),
     (found(labels=LABELS[:2]), "labels is int64[2]; the kernel is of 4 examples"),
     (found(training=CrossEntropy()), "training is an object of type CrossEntropy: Training(loss"),

@@ -14,6 +14,7 @@ from ntk_train.kernel.problem import mode_and_choices, on_one_device
 from ntk_train.kernel.readout import Projections, is_readout
 from ntk_train.monitor.switches import usual_switches
 from ntk_train.spectrum import ReferenceKernels, Training
+from ntk_train.spectrum.alignment import are_classes
 
 _Kind: TypeAlias = tuple[Callable[[Any], bool], str]
 
@@ -52,6 +53,12 @@ _KINDS: Mapping[str, _Kind] = {
     "max_overhead": (
         lambda part: part is None or (_is_number(part) and part > 0),
         "a part of the run's time, as 0.01, or None",
+    ),
+    "top_k": (
+        lambda k: (
+            k is None or (isinstance(k, (int, np.integer)) and _is_number(k) and bool(k >= 1))
+        ),
+        "how many eigenvectors are the top space, 1 or more, or None",
     ),
     "prefix": (lambda name: isinstance(name, str) and bool(name), "a text, as 'ntk'"),
     "pictures": _SWITCH,
@@ -115,7 +122,7 @@ def _check_choice(choice: Any, probe: PyTree | None) -> None:
 
 
 def checked_labels(labels: Any, probe: PyTree | None) -> np.ndarray | None:
-    """Labels as an array.
+    """Labels as an array of our own, which the caller may not change; classes as [N].
 
     Args:
       labels: as of `NTKHook`.
@@ -127,21 +134,23 @@ def checked_labels(labels: Any, probe: PyTree | None) -> np.ndarray | None:
     """
     if labels is None:
         return None
-    labels = np.asarray(labels)
-    numeric = labels.dtype == bool or np.issubdtype(labels.dtype, np.number)
+    labels = np.array(labels)
+    numeric = labels.dtype == bool or jnp.issubdtype(labels.dtype, np.number)
     if labels.ndim not in (1, 2) or not numeric or np.iscomplexobj(labels):
         msg = (
             f"labels is {labels.dtype}{list(labels.shape)}; expected a class for each probe input, "
-            "integers [N], or real targets [N] or [N, O]."
+            "integers [N] or [N, 1], or real targets [N] or [N, O]."
         )
         raise KernelInputError(msg)
     n = None if probe is None else len(jax.tree.leaves(probe)[0])
     if n is not None and len(labels) != n:
         msg = f"labels has shape {labels.shape}; expected one for each of the {n} probe inputs."
         raise KernelInputError(msg)
-    if labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer) and np.any(labels < 0):
-        msg = f"labels has the class {labels.min()}; expected classes from 0."
-        raise KernelInputError(msg)
+    if are_classes(labels):
+        labels = labels.reshape(len(labels))
+        if np.any(labels < 0):
+            msg = f"labels has the class {labels.min()}; expected classes from 0."
+            raise KernelInputError(msg)
     if not np.all(np.isfinite(labels)):
         msg = "labels holds NaN or infinite targets; expected finite numbers."
         raise KernelInputError(msg)

@@ -126,11 +126,14 @@ class Hook:
         except Exception as error:  # a diagnostic never ends a training run
             pipelines[0].count_failure(step, error)
             return False
+        start = time.perf_counter()
         request = Request(number, t, learning_rate, self.overhead)
         # Open until the last has begun, so that the schedule rests for the time of all together.
         several = due and len(pipelines) > 1
         with self.overhead.together(t) if several else contextlib.nullcontext():
             begun = [each.at_step(request, due, params, model_state) for each in pipelines]
+        if due:
+            self.schedule.held_up(time.perf_counter() - start)
         return any(begun)
 
     def wait(self, timeout: float | int | None = None) -> bool:
@@ -202,12 +205,17 @@ class NTKHook(Hook):
       probe: N inputs with the examples on axis 0, fixed for the run and never augmented. With
         `batched=False` any inputs of f, as the nodes and edges of a graph and a temperature; N is
         that of the outputs then.
-      labels: the class of each probe input [N], from 0, or targets [N, O]; with them the alignment
+      labels: the class of each probe input, integers [N] or [N, 1] from 0, or targets [N, O], real
+        numbers; with them the alignment
         of the kernel with the labels is logged.
       references: those of the run that this one continues, so that its curves go on.
-      training: loss and momentum of the run; with them the critical learning rate is logged, and,
-        where the call gives the learning rate, its ratio to it. Needs outputs="full", or a network
-        of one output.
+      training: loss, momentum and batch size of the run; with them the critical learning rates are
+        logged, and, where the call gives the learning rate, its ratios to them. Needs
+        outputs="full", or a network of one output. For logits [N, T, V] or several heads the
+        `CrossEntropy` has to say its classes.
+      top_k: how many eigenvectors are the top space, for its rotation and its share of the labels;
+        by default as many as there are outputs for outputs="full", as their eigenvalues come in
+        groups, and 1 otherwise.
       per_layer: as in `ntk_train.ntk`: True, or a function from a parameter's path to its group.
         Each group's share, largest eigenvalue and alignment are logged as `<prefix>_layers/...`.
       stop_when: called with each `Measurement`; if it returns True, or a text that says why,
@@ -225,11 +233,11 @@ class NTKHook(Hook):
       batched: as in `ntk_train.ntk`; False for BatchNorm in train mode.
       precision: as in `ntk_train.ntk`.
       param_filter: as in `ntk_train.ntk`.
-      max_overhead: of the run's time, above which the period is stretched: after a measurement that
-        took s seconds on device and host, `every_steps` and `every_secs` are left out for s /
-        max_overhead seconds, after the first one twice as long, so that from the second on their
-        share is below it; 0.01 is one per cent. None for no limit. `on_steps` and `last_step` run
-        in any case.
+      max_overhead: of the run's time, above which the period is stretched: `every_steps` and
+        `every_secs` are left out until another measurement, of twice the seconds on device and host
+        that the slowest so far took, would leave their share below it; 0.01 is one per cent. None
+        for no limit. `on_steps` and `last_step` run in any case. Tracing and compilation, once, are
+        not bounded.
       prefix: the tags are `<prefix>/lambda_max` and so on.
       pictures: whether to draw, of the first measurement, the second, third, fifth, ninth, ... and
         the last; needs matplotlib, and is skipped without it.
@@ -252,6 +260,7 @@ class NTKHook(Hook):
         labels: Any = None,
         references: ReferenceKernels | None = None,
         training: Training | None = None,
+        top_k: int | None = None,
         per_layer: bool | Callable[[str], str] = False,
         stop_when: Callable[[Measurement], bool | str] | None = None,
         writer: object = None,
@@ -278,6 +287,7 @@ class NTKHook(Hook):
             f=f,
             references=references,
             training=training,
+            top_k=top_k,
             stop_when=stop_when,
             max_overhead=max_overhead,
             prefix=prefix,
@@ -305,7 +315,7 @@ class NTKHook(Hook):
             check=check,
             failures=failures,
         )
-        measurer = Measurer(labels, training, references)
+        measurer = Measurer(labels, training, references, top_k)
         summaries = Summaries(
             as_metric_writer(writer),
             prefix,
@@ -356,8 +366,8 @@ class NTKHook(Hook):
           The convention of the numbers to come.
 
         Raises:
-          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs, or JAX
-            traces the caller.
+          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels or the loss do not fit the
+            outputs, or JAX traces the caller.
         """
         (convention,) = self._prepare(params, model_state).values()
         return convention

@@ -14,6 +14,7 @@ one is wrong, it and all later ones are computed by Jacobian contraction.
 import dataclasses
 import functools
 import logging
+import time
 
 import jax
 from jax.sharding import AxisType
@@ -62,6 +63,8 @@ class Kernels:
         self._failures = failures
         self._memory = MemoryBudget()
         self._program: KernelProgram | None = None
+        self._trace_seconds = 0.0
+        self._compile_seconds = 0.0  # of the programs before this one
         self._starts = 0  # kernels that were dispatched
         self._checked: KernelProgram | None = None  # the last program of which one was
         self._wrong: tuple[KernelProgram, Certificate] | None = None  # whose kernel was wrong
@@ -76,6 +79,16 @@ class Kernels:
         """Whether there is a program for what the next kernel may take, compiled or not."""
         program = self._program
         return program is not None and program.budget == self._memory.bytes and not self._is_wrong
+
+    @property
+    def trace_seconds(self) -> float:
+        """For which callers have waited so far while programs were traced."""
+        return self._trace_seconds
+
+    @property
+    def compile_seconds(self) -> float:
+        """For which programs have been compiled so far, beside the loop."""
+        return self._compile_seconds + (self._program.compile_seconds if self._program else 0.0)
 
     @usual_switches()
     def prepare(self, params: PyTree, model_state: PyTree) -> KernelProgram:
@@ -93,11 +106,16 @@ class Kernels:
                 _log.warning(
                     "Shapes, dtypes or placement of params changed: the kernel is compiled anew."
                 )
-        if self._is_wrong:
-            self._replace(params, model_state)
-        options = dataclasses.replace(self._options, memory_budget=budget)
-        self._program = self._traced(options, params, model_state)
-        return self._program
+        start = time.perf_counter()
+        try:
+            if self._is_wrong:
+                self._replace(params, model_state)
+            options = dataclasses.replace(self._options, memory_budget=budget)
+            program = self._traced(options, params, model_state)
+        finally:
+            self._trace_seconds += time.perf_counter() - start
+        self._compile_seconds, self._program = self.compile_seconds, program
+        return program
 
     @property
     def _is_wrong(self) -> bool:

@@ -6,7 +6,7 @@ FetchedKernel, step, learning rate  ->  Measurement, and the references of the n
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -18,6 +18,7 @@ from ntk_train.monitor.blas import one_blas_thread
 from ntk_train.monitor.program import FetchedKernel
 from ntk_train.spectrum import (
     Convention,
+    CrossEntropy,
     Diagnostics,
     ReferenceKernels,
     Spectrum,
@@ -26,6 +27,7 @@ from ntk_train.spectrum import (
     diagnose,
 )
 from ntk_train.spectrum.alignment import as_targets
+from ntk_train.spectrum.losses import check_softmaxes
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class Measurement:
       seconds: wall-clock time of the kernel and its diagnostics, without compilation and without
         the training steps that were still under way.
       kernel_seconds: of these, until the kernel was on the host.
+      check_seconds: beside them, of its comparison with plain derivatives.
       labels: with which it was compared; None where there are none that fit it.
       certificate: of the kernel; None where it was not compared with plain derivatives.
     """
@@ -53,6 +56,7 @@ class Measurement:
     diagnostics: Diagnostics
     seconds: float
     kernel_seconds: float
+    check_seconds: float = 0.0
     labels: np.ndarray | None = None
     certificate: Certificate | None = None
 
@@ -80,12 +84,18 @@ class Measurer:
       labels: of the probe, or None.
       training: how the run trains, or None.
       references: of the run that this one continues.
+      top_k: as of `diagnose`.
     """
 
     def __init__(
-        self, labels: Any, training: Training | None, references: ReferenceKernels | None
+        self,
+        labels: Any,
+        training: Training | None,
+        references: ReferenceKernels | None,
+        top_k: int | None = None,
     ) -> None:
         self._labels = labels
+        self._top_k = top_k
         self._training = training
         self._told: set[str] = set()
         self.references = references
@@ -122,6 +132,7 @@ class Measurer:
                 # A kernel of zeros has no direction that could have changed.
                 references=references if np.any(fetched.kernel) else None,
                 step=step,
+                top_k=self._top_k,
                 lost=leave_out,
             )
         self._tell_of_rates(found)
@@ -134,15 +145,28 @@ class Measurer:
         seconds = fetched.seconds + time.perf_counter() - start - waited
         labels = None if "labels" in left_out else self._labels
         return Measurement(
-            step, fetched.kernel, found, seconds, fetched.seconds, labels, fetched.certificate
+            step=step,
+            kernel=fetched.kernel,
+            diagnostics=found,
+            seconds=seconds,
+            kernel_seconds=fetched.seconds,
+            check_seconds=fetched.check_seconds,
+            labels=labels,
+            certificate=fetched.certificate,
         )
 
-    def check(self, convention: Convention) -> None:
-        """Refuses labels that do not fit the kernel.
+    def check(self, convention: Convention, output_shapes: Sequence[tuple[int, ...]]) -> None:
+        """Refuses labels that do not fit the kernel, and a loss that does not fit the outputs.
+
+        Args:
+          convention: of the kernel.
+          output_shapes: of each array that f returns.
 
         Raises:
           KernelInputError: they do not; the text says why.
         """
+        if self._training is not None and isinstance(self._training.loss, CrossEntropy):
+            check_softmaxes(self._training.loss, output_shapes)
         if self._labels is not None:
             outputs = convention.num_outputs if convention.outputs == "full" else None
             as_targets(self._labels, convention.num_examples, outputs)

@@ -4,7 +4,11 @@
 
 The seconds of a measurement are all that it takes, on the device and on the host, beside the loop
 or in its way, whether it comes out or fails; so the share is an upper bound of what the run is
-slowed down by.
+slowed down by. Tracing and compilation are no part of it: they come once, and are logged apart.
+
+The next measurement begins when the share would be within the bound at its end, if it took twice as
+long as the slowest one so far; and at the earliest (seconds of the last) / bound after the last, so
+that what a pause of the measurements has saved is not spent at once.
 """
 
 import contextlib
@@ -12,6 +16,8 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+
+_MARGIN = 2.0  # by how much the next may be slower than all before, and stay within the bound
 
 
 class Overhead:
@@ -23,13 +29,14 @@ class Overhead:
 
     def __init__(self, max_overhead: float | None) -> None:
         self._max_overhead = max_overhead
-        self._begun = -math.inf  # when the last one began, by the loop's clock
-        self._rest = 0.0  # seconds that follow it
+        self._first: float | None = None  # when the first one began, by the loop's clock
+        self._begun = -math.inf  # when the last one did
+        self._rests_until = -math.inf
         self._started: float | None = None  # when the first measurement began
         self._spent = 0.0  # seconds in those that have ended
         self._under_way = 0
-        self._rests = 0  # that followed a measurement
         self._together = 0.0  # seconds of those that are under way together, and their fellows
+        self._slowest = 0.0  # seconds of the slowest that were under way together
         self._lock = threading.Lock()  # measurements end on threads of their own
 
     @property
@@ -38,13 +45,14 @@ class Overhead:
         if self._max_overhead is None:
             return -math.inf
         # While one is under way it is not known how long it takes.
-        return math.inf if self._under_way else self._begun + self._rest
+        return math.inf if self._under_way else self._rests_until
 
     def begin(self, t: float) -> None:
         """A measurement begins, at a time by the loop's clock."""
         with self._lock:
             self._started = self._started or time.perf_counter()
             self._under_way += 1
+            self._first = t if self._first is None else self._first
             self._begun = t
 
     def end(self, seconds: float) -> None:
@@ -54,12 +62,17 @@ class Overhead:
             self._together += seconds
             self._under_way -= 1
             if self._under_way == 0:
+                self._slowest = max(self._slowest, self._together)
                 if self._max_overhead is not None:
-                    # The first is owed before there was any time for it, and is made up for.
-                    owed = self._together if self._rests else 2 * self._together
-                    self._rest = owed / self._max_overhead
-                    self._rests += 1
+                    self._rests_until = self._next(self._max_overhead)
                 self._together = 0.0
+
+    def _next(self, bound: float) -> float:
+        """When the next may begin, by the loop's clock."""
+        assert self._first is not None
+        next_one = _MARGIN * self._slowest
+        within = self._first + (self._spent + next_one) / bound - next_one
+        return max(within, self._begun + self._together / bound)
 
     @contextlib.contextmanager
     def together(self, t: float) -> Iterator[None]:

@@ -124,11 +124,12 @@ class Pipeline:
         """Traces the kernel and starts to compile it; raises what `at_step` would survive.
 
         Raises:
-          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels do not fit the outputs.
+          KernelInputError, DtypeError: as `ntk_train.ntk`; or labels or the loss do not fit the
+            outputs.
         """
-        convention = self._kernels.prepare(params, model_state).convention
-        self._measurer.check(convention)
-        return convention
+        program = self._kernels.prepare(params, model_state)
+        self._measurer.check(program.convention, program.output_shapes)
+        return program.convention
 
     def at_step(self, request: Request, due: bool, params: PyTree, model_state: PyTree) -> bool:
         """What there is to do at a step of the loop; whether a measurement was begun.
@@ -196,7 +197,7 @@ class Pipeline:
         Raises:
           Exception: as `Kernels.start`.
         """
-        start = time.perf_counter()
+        start, traced = time.perf_counter(), self._kernels.trace_seconds
         if not self.wait():
             late = f"step {self._step} has not been written within {_SECONDS_TO_WRITE:g} s"
             self.failures.of_measurement(request.step, TimeoutError(late))
@@ -206,7 +207,8 @@ class Pipeline:
             request = request._replace(rate=jax.device_put(request.rate, may_alias=False))
         self._summaries.reopen()
         request.overhead.begin(request.t)
-        blocked = time.perf_counter() - start
+        traced = self._kernels.trace_seconds - traced  # has a number of its own
+        blocked = time.perf_counter() - start - traced
         self._step = request.step
         self._measured.clear()
         try:
@@ -228,7 +230,7 @@ class Pipeline:
             failure = self._to_try_again(request, pending, error)
         finally:
             self._measured.set()
-        seconds = pending.seconds if found is None else found.seconds
+        seconds = pending.seconds if found is None else found.seconds + found.check_seconds
         self._conclude(request, found, failure, blocked=blocked, seconds=seconds)
 
     def _to_try_again(
@@ -283,7 +285,7 @@ class Pipeline:
                 first, self._latest = self._latest is None, found
                 self._consider(found)
                 # The first is all there is: the share would be that of other probes.
-                share = None if first else request.overhead.share(found.seconds)
+                share = None if first else request.overhead.share(seconds)
                 self._write(found, blocked, share)
             elif failure is not None:
                 self.failures.of_measurement(request.step, failure)
@@ -314,6 +316,8 @@ class Pipeline:
             "seconds": found.seconds,
             "kernel_seconds": found.kernel_seconds,
             "blocked_seconds": blocked,
+            "trace_seconds": self._kernels.trace_seconds,
+            "compile_seconds": self._kernels.compile_seconds,
             "failures": float(self.failures.count),
         }
         if share is not None:

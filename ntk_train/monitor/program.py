@@ -13,7 +13,6 @@ waits for it. After `start` the caller may donate the parameters to the next ste
 
 import dataclasses
 import functools
-import math
 import time
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -48,7 +47,8 @@ class FetchedKernel:
     Attributes:
       kernel: [N, N] or [N, O, N, O].
       layers: its parts by layer, which add up to it; None where they were not asked for.
-      logits: [N, O], the outputs at the same parameters; None where they were not asked for.
+      logits: arrays [N, ...] of the outputs at the same parameters, as f returns them; None where
+        they were not asked for.
       convention: the choices behind its numbers.
       eps: relative rounding error of an entry of the kernel, for the noise floor.
       certificate: of the kernel, where it was asked for and could be computed; else None.
@@ -56,16 +56,18 @@ class FetchedKernel:
         None where examples are said or known to be coupled, where all outputs are zero, and once
         it has been found.
       seconds: from when the parameters were there until the kernel was on the host.
+      check_seconds: from then until the certificate was there.
     """
 
     kernel: np.ndarray
     layers: dict[str, np.ndarray] | None
-    logits: np.ndarray | None
+    logits: tuple[np.ndarray, ...] | None
     coupling: float | None
     convention: Convention
     eps: float
     certificate: Certificate | None
     seconds: float
+    check_seconds: float
 
     @property
     def is_coupled(self) -> bool:
@@ -81,6 +83,7 @@ class KernelProgram:
       budget: the bytes that its blocks may take; None for what they take by themselves.
       convention: the choices behind its numbers.
       eps: as of `FetchedKernel`.
+      output_shapes: of each array that f returns.
       is_coupled: whether examples are known to interact although they are taken one by one.
 
     Args:
@@ -119,7 +122,7 @@ class KernelProgram:
             params, model_state = self._unflatten(replicated(arrays))
             found: dict[str, Any] = {}
             if with_logits:
-                found["logits"] = _flat(bound(f, model_state)(params, probe))
+                found["logits"] = tuple(jax.tree.leaves(bound(f, model_state)(params, probe)))
             with precision_of_products(options.precision), usual_promotion():
                 resolved, layers = resolve(f, params, probe, None, options, model_state)
                 parts = resolved.kernels()
@@ -145,6 +148,7 @@ class KernelProgram:
             of_probe = functools.partial(bound(f, model_state), params)
             program, shapes = jax.make_jaxpr(of_probe, return_shape=True)(probe)
         outputs, of_f = jax.tree.leaves(shapes), bits_of_f(options.precision, program.jaxpr, name)
+        self.output_shapes = tuple(output.shape for output in outputs)
         self._certifier: Certifier | None = None
         if checked:
             self._certifier = Certifier(f, probe, options, self._unflatten, arrays)
@@ -160,6 +164,7 @@ class KernelProgram:
         XLA does that without Python's lock, so that training steps go on meanwhile.
         """
         keep_compiled_programs()
+        self._compiles_since = time.perf_counter()
         executor = ThreadPoolExecutor(1, thread_name_prefix="ntk-compile")
         self._kernel: Future = executor.submit(lowered.compile)
         self._mark = executor.submit(jax.jit(_mark).lower(arrays).compile)
@@ -168,6 +173,7 @@ class KernelProgram:
             self._coupling = executor.submit(coupling.compile)
         if self._certifier is not None:
             self._certifier.compile(executor)
+        self._compiled: Future = executor.submit(time.perf_counter)  # after all of these
         executor.shutdown(wait=False)
 
     def start(self, params: PyTree, model_state: PyTree, *, check: bool = False) -> "PendingKernel":
@@ -192,6 +198,13 @@ class KernelProgram:
     def cancelled(self) -> bool:
         """Whether `wait` has cancelled some of its compilation: it can never run."""
         return any(future.cancelled() for future in self._futures())
+
+    @property
+    def compile_seconds(self) -> float:
+        """For which it has been compiled, or was."""
+        done = self._compiled.done() and not self._compiled.cancelled()
+        end = self._compiled.result() if done else time.perf_counter()
+        return end - self._compiles_since
 
     @property
     def temporary_bytes(self) -> int | None:
@@ -276,6 +289,7 @@ class PendingKernel:
         certificate, certifier = None, self.program._certifier
         if products is not None and certifier is not None:
             certificate = certifier.certificate(found.get("layers", found["kernel"]), products)
+        check_seconds = self.seconds - seconds
         if certificate is None or certificate.holds:
             self._arrays = []  # copies are not kept any longer
         return FetchedKernel(
@@ -287,6 +301,7 @@ class PendingKernel:
             eps=self.program.eps,
             certificate=certificate,
             seconds=seconds,
+            check_seconds=check_seconds,
         )
 
     @property
@@ -347,13 +362,6 @@ def _without_arrays(problem: KernelProblem) -> KernelProblem:
 def _gone(*_: Any) -> Any:
     msg = "the function of a problem without arrays is not there"
     raise AssertionError(msg)
-
-
-def _flat(outputs: PyTree) -> jax.Array:
-    """Outputs as one array [N, O], in the order of the kernel's."""
-    leaves = jax.tree.leaves(outputs)
-    rows = [leaf.reshape(len(leaf), math.prod(leaf.shape[1:])) for leaf in leaves]
-    return jnp.concatenate(rows, axis=1)
 
 
 def _mark(arrays: list[jax.Array]) -> jax.Array:

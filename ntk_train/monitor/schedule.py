@@ -18,6 +18,7 @@ class Schedule:
       every_steps: run at every multiple of this, step 0 included.
       on_steps: run at each of these steps.
       every_secs: run at the first call, and whenever so many seconds have passed since a run.
+        They count from when its call returned, as the first may take longer to trace its program.
       last_step: run at this step too, whatever the others say.
 
     Raises:
@@ -77,3 +78,9 @@ class Schedule:
         if due:
             self._last_run = (step, t)
         return due
+
+    def held_up(self, seconds: float) -> None:
+        """The call that ran last has returned after so many seconds."""
+        if self._last_run is not None:
+            step, t = self._last_run
+            self._last_run = (step, t + seconds)

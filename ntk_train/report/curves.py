@@ -23,7 +23,10 @@ _CHARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Condition number": ("largest over smallest eigenvalue", {}),
     "Ranks": ("how many directions count, by three measures", {}),
     "Trace": ("sum of the eigenvalues", {}),
-    "Alignment with the labels": ("0 to 1; centred is without the common mean", {"log": False}),
+    "Alignment with the labels": (
+        "centred is without the common mean, debiased is 0 by chance",
+        {"log": False},
+    ),
     "Change since the first kernel": (
         "0 is the lazy regime; the distance is the same whatever the scale",
         {},
@@ -34,7 +37,7 @@ _CHARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"log": False, "zero": True},
     ),
     "Learning rate over the critical one": (
-        "above 1, descent on the linearised network diverges",
+        "above 1, descent on the linearised network is locally unstable",
         {"marks": ((1.0, "edge of stability"),)},
     ),
     "Critical learning rate": ("of the probe", {}),

@@ -28,7 +28,8 @@ _KEY_NUMBERS = (
     "effective_rank",
     "relative_change",
     "kernel_target_alignment",
-    "learning_rate_ratio",
+    "full_batch_learning_rate_ratio",
+    "minibatch_learning_rate_ratio",
 )
 
 

@@ -1,5 +1,8 @@
 """From a kernel to its eigenvalues, condition number and what follows from them."""
 
+from ntk_train.spectrum.alignment import (
+    debiased_kernel_target_alignment as debiased_kernel_target_alignment,
+)
 from ntk_train.spectrum.alignment import kernel_target_alignment as kernel_target_alignment
 from ntk_train.spectrum.alignment import top_space_alignment as top_space_alignment
 from ntk_train.spectrum.change import kernel_distance as kernel_distance
@@ -21,14 +24,18 @@ from ntk_train.spectrum.lanczos import TopEigenvalues as TopEigenvalues
 from ntk_train.spectrum.lanczos import top_eigenvalues as top_eigenvalues
 from ntk_train.spectrum.layers import LayerDiagnostics as LayerDiagnostics
 from ntk_train.spectrum.layers import layer_diagnostics as layer_diagnostics
-from ntk_train.spectrum.learning_rate import CrossEntropy as CrossEntropy
-from ntk_train.spectrum.learning_rate import SquaredLoss as SquaredLoss
 from ntk_train.spectrum.learning_rate import critical_learning_rate as critical_learning_rate
+from ntk_train.spectrum.learning_rate import guaranteed_learning_rate as guaranteed_learning_rate
 from ntk_train.spectrum.learning_rate import hessian_weighted_kernel as hessian_weighted_kernel
 from ntk_train.spectrum.learning_rate import sharpness as sharpness
 from ntk_train.spectrum.learning_rate import stable_rate as stable_rate
 from ntk_train.spectrum.linearised import LinearisedTraining as LinearisedTraining
 from ntk_train.spectrum.linearised import loss_departure as loss_departure
+from ntk_train.spectrum.losses import CrossEntropy as CrossEntropy
+from ntk_train.spectrum.losses import SquaredLoss as SquaredLoss
+from ntk_train.spectrum.minibatch import (
+    minibatch_critical_learning_rate as minibatch_critical_learning_rate,
+)
 from ntk_train.spectrum.operator import KernelOperator as KernelOperator
 from ntk_train.spectrum.reference import ReferenceKernels as ReferenceKernels
 from ntk_train.spectrum.regression import Coefficients as Coefficients

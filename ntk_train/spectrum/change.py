@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ntk_train._arguments import real_number, whole_number
+from ntk_train._arguments import real_number
 from ntk_train.errors import KernelInputError
 from ntk_train.spectrum.eigen import checked_matrix, rounding_of
+from ntk_train.spectrum.top_space import checked_k, top_space
 
 
 def relative_change(kernel: Any, reference: Any) -> float:
@@ -67,35 +68,41 @@ def kernel_velocity(kernel: Any, previous: Any, steps: float | int) -> float:
     return kernel_distance(kernel, previous) / steps
 
 
-def principal_angles(kernel: Any, reference: Any, k: int) -> np.ndarray:
+def principal_angles(kernel: Any, reference: Any, k: int | None = None) -> np.ndarray:
     """Angles between the spans of the top k eigenvectors of two kernels.
+
+    Args:
+      kernel: [N, N] or [N, O, N, O].
+      reference: another, of the same shape.
+      k: how many eigenvectors; by default O for full kernels, and 1 for [N, N].
 
     Returns:
       [k] float64 radians, from 0 to pi/2, largest first. NaN where one of the spans is not
-      determined: its k-th and next eigenvalue differ by the noise floor or less.
+      determined: its k-th and next eigenvalue differ by the noise floor or less; or by less than
+      the kernels do in operator norm, both over their Frobenius norms, so that the change may have
+      exchanged the two (C. Davis, W. Kahan, *The Rotation of Eigenvectors by a Perturbation III*,
+      1970, whose bound says nothing then). A mere rotation never changes a kernel by more.
 
     Raises:
       KernelInputError: k is not from 1 to n, or the kernels do not match.
     """
     new, old = _pair(kernel, reference)
-    n = len(new)
-    k = whole_number("k", k, f"1 to {n}, as the kernels have {n} eigenvectors", most=n)
-    u = _top_span(new, k, rounding_of(kernel))
-    v = _top_span(old, k, rounding_of(reference))
-    if u is None or v is None:
+    k = checked_k(k, kernel, n=len(new))
+    if not (np.any(new) and np.any(old)):
+        return np.full(k, math.nan)
+    new, old = _normalised(new), _normalised(old)
+    now = top_space(new, k, rounding_of(kernel))
+    before = top_space(old, k, rounding_of(reference))
+    if now is None or before is None:
+        return np.full(k, math.nan)
+    (u, gap), (v, gap_before) = now, before
+    change = np.max(np.abs(np.linalg.eigvalsh(new - old)))
+    if min(gap, gap_before) < change * (1 - 1e-6):  # a rotation by pi/2 changes by the gap
         return np.full(k, math.nan)
     cosines = np.linalg.svd(u.T @ v, compute_uv=False)[::-1]  # ascending, as angles descend
     sines = np.linalg.svd(v - u @ (u.T @ v), compute_uv=False)
     cosines, sines = np.clip(cosines, 0, 1), np.clip(sines, 0, 1)
     return np.where(cosines**2 < 0.5, np.arccos(cosines), np.arcsin(sines))
-
-
-def _top_span(matrix: np.ndarray, k: int, eps: float) -> np.ndarray | None:
-    values, vectors = np.linalg.eigh(matrix)
-    floor = len(values) * eps * max(float(values[-1]), 0.0)
-    if k < len(values) and values[-k] - values[-k - 1] <= floor:
-        return None
-    return vectors[:, -k:]
 
 
 def _pair(first: Any, second: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -20,18 +20,22 @@ import numpy as np
 
 from ntk_train._arguments import check_type, real_number, whole_number, yes_or_no
 from ntk_train.errors import KernelInputError
-from ntk_train.spectrum.alignment import kernel_target_alignment, top_space_alignment
+from ntk_train.spectrum.alignment import (
+    debiased_kernel_target_alignment,
+    kernel_target_alignment,
+    top_space_alignment,
+)
 from ntk_train.spectrum.convention import Convention, check_comparable, check_convention
 from ntk_train.spectrum.decay import entropy_rank, power_law
 from ntk_train.spectrum.eigen import Spectrum, checked_matrix, kernel_spectrum
 from ntk_train.spectrum.layers import LayerDiagnostics, layer_diagnostics
 from ntk_train.spectrum.learning_rate import (
-    CrossEntropy,
-    SquaredLoss,
-    check_loss,
     checked_momentum,
     critical_learning_rate,
+    guaranteed_learning_rate,
 )
+from ntk_train.spectrum.losses import CrossEntropy, SquaredLoss, check_loss
+from ntk_train.spectrum.minibatch import checked_batch_size, minibatch_critical_learning_rate
 from ntk_train.spectrum.reference import ReferenceKernels
 
 _Numbers = TypeVar("_Numbers", float, LayerDiagnostics)
@@ -39,13 +43,14 @@ _Numbers = TypeVar("_Numbers", float, LayerDiagnostics)
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How the run trains, for the critical learning rate.
+    """How the run trains, for the critical learning rates.
 
     Attributes:
       loss: with what it is divided by.
-      learning_rate: of this step; None leaves out the ratio to the critical one.
+      learning_rate: of this step; None leaves out the ratios to the critical ones.
       momentum: beta of SGD, as in `critical_learning_rate`.
       nesterov: whether it is Nesterov's.
+      batch_size: examples of a training step; None leaves out the rate of SGD on minibatches.
 
     Raises:
       KernelInputError: one of them is not of its kind, or out of range.
@@ -55,12 +60,15 @@ class Training:
     learning_rate: float | int | None = None
     momentum: float | int = 0.0
     nesterov: bool = False
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         """Refuses a loss by its name, a schedule in place of a rate, numbers out of range."""
         check_loss(self.loss)
         checked_momentum(self.momentum)
         yes_or_no("nesterov", self.nesterov)
+        if self.batch_size is not None:
+            checked_batch_size(self.batch_size)
         if self.learning_rate is not None:
             expected = "the rate of this step, 0 or more, as schedule(step), or None"
             real_number("learning_rate", self.learning_rate, expected, least=0)
@@ -131,7 +139,7 @@ def diagnose(
     layers: Mapping[str, Any] | None = None,
     references: ReferenceKernels | None = None,
     step: int | None = None,
-    top_k: int = 1,
+    top_k: int | None = None,
     fit_first: int = 1,
     lost: Callable[[str, Exception], None] | None = None,
 ) -> Diagnostics:
@@ -142,7 +150,8 @@ def diagnose(
       convention: in which it was computed.
       eps: as in `kernel_spectrum`.
       labels: as in `kernel_target_alignment`; without them there are no alignments.
-      logits: [N, O] outputs at the same parameters, for the cross-entropy's critical rate.
+      logits: outputs at the same parameters, for the cross-entropy's critical rates: [N, O], or as
+        f returns them, as in `critical_learning_rate`.
       training: without it there is no critical learning rate. There is none either for a traced,
         summed or chosen kernel of several outputs, from which it does not follow: a kernel
         [N, N] counts as full only if its convention says that there is one output.
@@ -150,7 +159,8 @@ def diagnose(
         to it.
       references: earlier kernels; without them nothing is said of a change.
       step: of this kernel; needed with references.
-      top_k: how many eigenvectors are the top space, for alignment and rotation.
+      top_k: how many eigenvectors are the top space, for alignment and rotation; by default O for
+        a full kernel, and 1 for [N, N].
       fit_first: the first rank in the power-law fit.
       lost: called with the name of an argument from which no number could be computed, and why;
         its numbers are left out then, and the spectrum and all others are there. None raises.
@@ -163,8 +173,9 @@ def diagnose(
     check_convention(convention)
     spectrum = kernel_spectrum(kernel, eps=eps)
     kernel = np.asarray(kernel)
-    top_k = whole_number("top_k", top_k, "how many eigenvectors, 1 or more")
-    top_k = min(top_k, len(spectrum.eigenvalues))
+    if top_k is not None:
+        top_k = whole_number("top_k", top_k, "how many eigenvectors, 1 or more, or None")
+        top_k = min(top_k, len(spectrum.eigenvalues))
     fit_first = whole_number("fit_first", fit_first, "the first rank of the fit, 1 or more")
     values = {"entropy_rank": entropy_rank(spectrum), **power_law(spectrum, fit_first).scalars()}
     if training is not None:
@@ -200,10 +211,11 @@ def diagnose(
     return Diagnostics(spectrum, MappingProxyType(values), convention, by_layer)
 
 
-def _alignments(kernel: np.ndarray, labels: Any, top_k: int) -> dict[str, float]:
+def _alignments(kernel: np.ndarray, labels: Any, top_k: int | None) -> dict[str, float]:
     return {
         "kernel_target_alignment": kernel_target_alignment(kernel, labels),
         "centred_kernel_target_alignment": kernel_target_alignment(kernel, labels, centred=True),
+        "debiased_kernel_target_alignment": debiased_kernel_target_alignment(kernel, labels),
         "top_space_alignment": top_space_alignment(kernel, labels, top_k),
     }
 
@@ -245,14 +257,18 @@ def _rates(kernel: np.ndarray, training: Training, logits: Any) -> dict[str, flo
     if isinstance(training.loss, CrossEntropy) and logits is None:
         msg = "logits is None; the critical learning rate of the cross-entropy needs them."
         raise KernelInputError(msg)
-    critical = critical_learning_rate(
-        kernel,
-        training.loss,
-        logits=logits,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-    )
-    rates = {"critical_learning_rate": critical}
+    how: dict[str, Any] = {"momentum": training.momentum, "nesterov": training.nesterov}
+    critical = critical_learning_rate(kernel, training.loss, logits=logits, **how)
+    rates, ratios = {"critical_learning_rate": critical}, {"full_batch": critical}
+    if isinstance(training.loss, CrossEntropy):  # that of the squared loss is the same everywhere
+        rates["guaranteed_learning_rate"] = guaranteed_learning_rate(kernel, training.loss, **how)
+    if training.batch_size is not None:
+        ratios["minibatch"] = rates["minibatch_critical_learning_rate"] = (
+            minibatch_critical_learning_rate(
+                kernel, training.loss, training.batch_size, logits=logits, **how
+            )
+        )
     if training.learning_rate is not None:
-        rates["learning_rate_ratio"] = float(training.learning_rate) / critical
+        rate = float(training.learning_rate)
+        rates |= {f"{of}_learning_rate_ratio": rate / edge for of, edge in ratios.items()}
     return rates

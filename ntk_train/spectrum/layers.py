@@ -20,7 +20,10 @@ import numpy as np
 
 from ntk_train._arguments import check_type
 from ntk_train.errors import KernelInputError
-from ntk_train.spectrum.alignment import kernel_target_alignment
+from ntk_train.spectrum.alignment import (
+    debiased_kernel_target_alignment,
+    kernel_target_alignment,
+)
 from ntk_train.spectrum.eigen import checked_matrix
 
 
@@ -33,12 +36,14 @@ class LayerDiagnostics:
       lambda_max: its own largest eigenvalue.
       alignment: `kernel_target_alignment` of its part, None without labels.
       centred_alignment: the same, centred.
+      debiased_alignment: `debiased_kernel_target_alignment` of its part.
     """
 
     trace_share: float
     lambda_max: float
     alignment: float | None = None
     centred_alignment: float | None = None
+    debiased_alignment: float | None = None
 
     def scalars(self) -> dict[str, float]:
         """The numbers that there are, by name."""
@@ -70,17 +75,21 @@ def layer_diagnostics(
     traces = {name: float(np.trace(matrix)) for name, matrix in matrices.items()}
     total = math.fsum(traces.values())
 
-    def alignment(name: str, centred: bool) -> float | None:
+    def alignments(name: str) -> dict[str, float]:
         if labels is None:
-            return None
-        return kernel_target_alignment(kernels[name], labels, centred=centred)
+            return {}
+        kernel = kernels[name]
+        return {
+            "alignment": kernel_target_alignment(kernel, labels),
+            "centred_alignment": kernel_target_alignment(kernel, labels, centred=True),
+            "debiased_alignment": debiased_kernel_target_alignment(kernel, labels),
+        }
 
     return {
         name: LayerDiagnostics(
             trace_share=traces[name] / total if total else math.nan,
             lambda_max=float(np.linalg.eigvalsh(matrix)[-1]),
-            alignment=alignment(name, False),
-            centred_alignment=alignment(name, True),
+            **alignments(name),
         )
         for name, matrix in matrices.items()
     }

@@ -65,6 +65,7 @@ class Quantity:
 _GOLUB = "Golub, Van Loan, *Matrix Computations*"
 _WEYL = "Golub, Van Loan, section 8.1 (Weyl)"
 _CRISTIANINI = "Cristianini et al., NIPS 2001, equation 3"
+_SONG = "Song et al., JMLR 2012, equation 5"
 _CORTES = (
     "Cortes, Mohri, Rostamizadeh, JMLR 2012, definition 4; Kornblith et al., ICML 2019, equation 1"
 )
@@ -230,7 +231,7 @@ CATALOGUE: tuple[Quantity, ...] = (
         name="kernel_target_alignment",
         title="alignment with labels",
         needs="labels",
-        definition="<K, Y Y^T> / (norm K, norm Y Y^T)",
+        definition="<K, Y Y^T> / (norm K norm Y Y^T); K of a full kernel its trace over outputs",
         range="0 to 1",
         meaning="how much the kernel is that of the labels",
         source=_CRISTIANINI,
@@ -247,19 +248,33 @@ CATALOGUE: tuple[Quantity, ...] = (
         range="0 to 1; NaN for one class",
         meaning="the same without the mean; linear CKA of network and labels",
         source=_CORTES,
-        traps="biased upwards for small N; NaN where the labels of the probe are all the same",
+        traps="biased upwards for small N: 0.13 to 0.26 by chance at N = 64; NaN where the labels "
+        "of the probe are all the same",
         chart="Alignment with the labels",
         legend="centred",
+    ),
+    Quantity(
+        name="debiased_kernel_target_alignment",
+        title="debiased alignment with labels",
+        needs="labels",
+        definition="the same with the unbiased estimates of HSIC: K and Y Y^T without their "
+        "diagonals, centred so that labels in random order give 0 on average",
+        range="-1 to 1; NaN for one class, and below 4 examples",
+        meaning="how much more than chance the kernel is that of the labels",
+        source=_SONG,
+        traps="chance is 0 on average and not each time: its deviation is about 1 / N",
+        chart="Alignment with the labels",
+        legend="debiased",
     ),
     Quantity(
         name="top_space_alignment",
         title="share of the labels in the top space",
         needs="labels",
         definition="squared norm of U_k^T Y over that of Y, U_k the top k eigenvectors",
-        range="0 to 1, k / n by chance",
+        range="0 to 1, k / n by chance; NaN as `rotation` by the noise floor",
         meaning="the part of the labels that training fits first",
         source="Arora et al., ICML 2019, section 4",
-        traps="with k = 1 mostly the mean of the labels",
+        traps="k is O for a full kernel, else 1 (`top_k=`): mostly the mean of the labels",
         chart="Alignment with the labels",
         legend="of the top space",
     ),
@@ -313,8 +328,9 @@ CATALOGUE: tuple[Quantity, ...] = (
         unit="radians",
         meaning="whether the directions that are learned first turn",
         source=_BJORCK,
-        traps="NaN where lambda_k and lambda_(k+1) do not differ by more than the noise floor; "
-        "noisy where they nearly meet",
+        traps="k is O for a full kernel, else 1 (`top_k=`); NaN where lambda_k and lambda_(k+1) "
+        "differ by the noise floor or less, or by less than the change of the kernel, both over "
+        "their norms",
         chart="Rotation of the top space",
         panel="Rotation of the top space, radians",
         legend="since the first",
@@ -337,29 +353,74 @@ CATALOGUE: tuple[Quantity, ...] = (
         name="critical_learning_rate",
         title="critical learning rate",
         needs="training",
-        definition="2 / lambda_max(G); 2 (1 + beta) / lambda_max(G) with heavy ball, (2 + 2 beta) "
-        "/ ((1 + 2 beta) lambda_max(G)) with Nesterov momentum; G the Gauss-Newton Hessian of the "
-        "loss as it is normalised; the cross-entropy of one logit is that of its sigmoid",
+        definition="of descent on the whole batch: 2 / lambda_max(G); 2 (1 + beta) / "
+        "lambda_max(G) with heavy ball, (2 + 2 beta) / ((1 + 2 beta) lambda_max(G)) with Nesterov "
+        "momentum; G the Gauss-Newton Hessian of the loss as it is normalised; the cross-entropy "
+        "of one logit is that of its sigmoid",
         range="above 0, infinite for G = 0",
-        meaning="above it, descent on the linearised network diverges",
+        meaning="above it, descent is locally unstable",
         source=_COHEN,
-        traps="of the probe, not of the training batch; for a traced kernel of several outputs it "
-        "is not computed, as it does not follow; Adam has another one",
+        traps="of the probe, not of the training batch, and of descent on a whole batch; with the "
+        "cross-entropy descent above it spikes and may converge all the same, and below it may "
+        "jump far from logits that are wrong with certainty; for a traced kernel of several "
+        "outputs it is not computed, as it does not follow; Adam has another one",
         chart="Critical learning rate",
-        legend="critical rate",
+        legend="of the whole batch",
     ),
     Quantity(
-        name="learning_rate_ratio",
-        title="rate over critical",
+        name="guaranteed_learning_rate",
+        title="guaranteed learning rate",
         needs="training",
-        definition="rate / critical rate",
+        definition="of the cross-entropy: 2 / L, 2 (1 - beta) / L with heavy ball, 1 / L with "
+        "Nesterov momentum; L = lambda_max(G) with (I - 1 1^T / V) / 2 in place of each S (1/4 for "
+        "a sigmoid)",
+        range="above 0, infinite for a kernel of zeros",
+        meaning="below it, descent on the linearised network converges from any logits, on the "
+        "whole batch",
+        source="Bohning, 1992; Ghadimi et al., ECC 2015",
+        traps="a bound: training may be fast and stable far above it",
+        chart="Critical learning rate",
+        legend="guaranteed",
+    ),
+    Quantity(
+        name="minibatch_critical_learning_rate",
+        title="critical learning rate of SGD",
+        needs="training",
+        definition="the largest eta with N / B max over i of lambda_max of block (i, i) of U diag("
+        "a(eta g)) U^T at most 1; U, g of the probe's curvature kernel, a(x) = x (1 + beta) / "
+        "((1 - beta) (2 (1 + beta) - x)) with heavy ball",
+        range="above 0, at most that of the whole batch",
+        meaning="up to it, SGD with batches of B examples is stable in the mean square",
+        source="Agarwala, Pennington, 2024; Velikanov et al., ICLR 2023; Jain et al., JMLR 2018",
+        traps="a lower bound of the edge, which was 1 to 4 times higher in simulations; the mean "
+        "square is that over all orders of the data, and one run may last longer",
+        chart="Critical learning rate",
+        legend="of minibatches",
+    ),
+    Quantity(
+        name="full_batch_learning_rate_ratio",
+        title="rate over critical, whole batch",
+        needs="training",
+        definition="rate / `critical_learning_rate`",
         range="0 and up",
-        meaning="1 is the edge of stability",
+        meaning="1 is the edge of stability of descent on the whole batch",
         source=_COHEN,
-        traps="needs the schedule's rate of the step; the real network may stay above 1 for long, "
-        "at the edge or in a catapult",
+        traps="SGD is unstable far below 1: see the next; needs the schedule's rate of the step; "
+        "the real network may stay above 1 for long, at the edge or in a catapult",
         chart="Learning rate over the critical one",
-        legend="ratio",
+        legend="whole batch",
+    ),
+    Quantity(
+        name="minibatch_learning_rate_ratio",
+        title="rate over critical, SGD",
+        needs="training",
+        definition="rate / `minibatch_critical_learning_rate`",
+        range="0 and up",
+        meaning="up to 1 SGD is stable in the mean square",
+        source="Agarwala, Pennington, 2024; Velikanov et al., ICLR 2023; Jain et al., JMLR 2018",
+        traps="the edge is at 1 to 4, as the rate is a lower bound",
+        chart="Learning rate over the critical one",
+        legend="minibatches",
     ),
     Quantity(
         name="trace_share",
@@ -405,12 +466,24 @@ CATALOGUE: tuple[Quantity, ...] = (
         legend="centred",
     ),
     Quantity(
+        name="debiased_alignment",
+        title="debiased alignment",
+        needs="layers",
+        definition="the same, debiased",
+        range="-1 to 1",
+        meaning="as above",
+        source=_SONG,
+        traps="as of the whole",
+        legend="debiased",
+    ),
+    Quantity(
         name="time_share",
         title="share of the run's time",
         needs="hook",
         definition="time of all measurements so far, failed ones too, on the device and on the "
         "host, over the time since the first one began; an upper bound of what the run is slowed "
-        "down by. `max_overhead=` of `NTKHook` bounds it",
+        "down by, but for `trace_seconds` and `compile_seconds`. `max_overhead=` of `NTKHook` "
+        "bounds it",
         range="0 to 1",
         chart="Cost, relative",
         panel="Cost: share of the run's time",
@@ -440,7 +513,25 @@ CATALOGUE: tuple[Quantity, ...] = (
         title="seconds that the loop was held up",
         needs="hook",
         definition="how long the call kept the loop: to dispatch, and to wait for the measurement "
-        "before if that was not done",
+        "before if that was not done; without `trace_seconds`",
+        range="0 and up",
+        unit="seconds",
+    ),
+    Quantity(
+        name="trace_seconds",
+        title="seconds of tracing",
+        needs="hook",
+        definition="how long the loop has been kept so far, in all, while programs of the kernel "
+        "were traced: once, and again where shapes change or memory runs out",
+        range="0 and up",
+        unit="seconds",
+    ),
+    Quantity(
+        name="compile_seconds",
+        title="seconds of compilation",
+        needs="hook",
+        definition="how long such programs have been compiled so far, in all, or loaded from disk, "
+        "on a thread beside the loop",
         range="0 and up",
         unit="seconds",
     ),

@@ -88,7 +88,12 @@ class ReferenceKernels:
         return dataclasses.replace(self, previous=np.array(kernel), previous_step=_step(step))
 
     def scalars(
-        self, kernel: Any, step: int, convention: Convention | None = None, *, top_k: int = 1
+        self,
+        kernel: Any,
+        step: int,
+        convention: Convention | None = None,
+        *,
+        top_k: int | None = None,
     ) -> dict[str, float]:
         """The change of a kernel, by the names under which it is logged.
 
@@ -96,7 +101,8 @@ class ReferenceKernels:
           kernel: the kernel now.
           step: its step; the velocity is NaN where it is not after the previous one.
           convention: its convention.
-          top_k: how many eigenvectors span the space whose rotation is measured.
+          top_k: how many eigenvectors span the space whose rotation is measured, by default as
+            `principal_angles`.
 
         Raises:
           ConventionError: the kernel was computed in another convention.

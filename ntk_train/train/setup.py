@@ -109,7 +109,8 @@ def make_hook(
             # The labels of one class are all the same, and nothing is aligned with them.
             labels={name: labels for name, (_, labels) in probes.items() if labels is not None},
             references=kept.references,
-            training=_training(config.optimizer),
+            training=_training(config),
+            top_k=config.ntk.top_k or None,
             stop_when=_stop_when(config.ntk.stop_above_condition_number),
             writer=writer,
             every_steps=config.ntk.every_steps,
@@ -162,11 +163,17 @@ def _probes(setup: Setup, names: Sequence[str]) -> dict[str, tuple[Any, Any]]:
     return probes
 
 
-def _training(optimizer: ConfigDict) -> Training:
-    """The loss of the step, and SGD's momentum; Adam's critical rate is another one."""
+def _training(config: ConfigDict) -> Training:
+    """The loss of the step, and SGD's momentum and batch; Adam's critical rate is another one."""
+    optimizer = config.optimizer
     if optimizer.name != "sgd":
         return Training(CrossEntropy())
-    return Training(CrossEntropy(), momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+    return Training(
+        CrossEntropy(),
+        momentum=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        batch_size=config.batch_size,
+    )
 
 
 def _stop_when(bound: float) -> Callable[[Measurement], str] | None:

@@ -30,9 +30,10 @@ WRONG = {
     "param_filter='w'": "param_filter is 'w'; expected a function from a path",
     "per_layer='w'": "per_layer='w'; expected True, False, or a function",
     "stop_when=1e6": "stop_when=1000000.0; expected a function of a Measurement",
-    "training=CrossEntropy()": "training=CrossEntropy(mean='examples'); expected Training(",
+    "training=CrossEntropy()": "classes=None); expected Training(CrossEntropy()) for",
     "references={}": "references={}; expected ReferenceKernels",
     "batched='no'": "batched='no'; expected True for independent examples",
+    "top_k=0": "top_k=0; expected how many eigenvectors are the top space",
     "prefix=None": "prefix=None; expected a text",
     "pictures='all'": "pictures='all'; expected True or False",
     "implementation=None": "implementation=None is none of",
@@ -42,6 +43,7 @@ WRONG = {
     "outputs=-1": "outputs chooses the logit -1; they are numbered from 0",
     "labels='all'": "labels is <U3[]; expected a class for each probe input",
     "labels=[0, -1, 0, 0, 0, 0]": "labels has the class -1; expected classes from 0",
+    "labels=[[0], [-1], [0], [0], [0], [0]]": "labels has the class -1; expected classes from 0",
     "labels=[0.0, math.nan, 0, 0, 0, 0]": "labels holds NaN or infinite targets",
     "writer='runs/mine'": "writer is 'runs/mine'; expected an object with clu's write_scalars",
     "writer=tensorboardX.SummaryWriter": "writer is the class SummaryWriter; expected an object",
@@ -150,6 +152,7 @@ def test_a_probe_of_the_host_is_copied():
 
 MISFITS = {
     "classes from 1": ({"labels": CLASSES + 1}, "classes 1 to 2; expected 0 to 1"),
+    "a column of them": ({"labels": CLASSES[:, None] + 1}, "classes 1 to 2; expected 0 to 1"),
     "targets of other outputs": ({"labels": np.ones((6, 3))}, "3 targets per example"),
 }
 
@@ -171,6 +174,23 @@ def test_labels_that_do_not_fit_raise_in_prepare_and_cost_their_own_numbers(whic
     assert caplog.text.count(match) == 1
     with pytest.raises(KernelInputError, match=match):
         hook.prepare(params=PARAMS)
+
+
+def test_classes_in_a_column_and_in_an_array_that_changes():
+    labels = CLASSES[:, None].copy()
+    options = {"every_steps": 1, "outputs": "full", "top_k": 3}
+    hook = NTKHook(f, PROBE, labels=labels, **options)
+    labels[:] = -1  # as a loader does that uses its memory again
+    hook.prepare(params=PARAMS)
+    hook(0, params=PARAMS)
+    found, kernel = hook.latest.diagnostics.scalars(), np.asarray(hook.latest.kernel, np.float64)
+    y = np.eye(2)[CLASSES]
+    traced = np.einsum("nomo->nm", kernel)
+    cosine = np.sum(traced * (y @ y.T)) / np.linalg.norm(traced) / np.linalg.norm(y @ y.T)
+    assert found["kernel_target_alignment"] == pytest.approx(cosine)
+    assert hook.latest.labels.shape == (6,)
+    u = np.linalg.svd(kernel.reshape(12, 12))[0][:, :3]  # top_k
+    assert found["top_space_alignment"] == pytest.approx(np.sum((u.T @ y.ravel()) ** 2) / 6)
 
 
 def test_classes_from_1_align_with_a_traced_kernel_as_those_from_0():
@@ -246,6 +266,6 @@ def test_a_schedule_that_fails_costs_the_ratio_alone(caplog):
         assert hook(step, params=PARAMS, learning_rate=rate)
         found = hook.latest.diagnostics.scalars()
         assert "critical_learning_rate" in found
-        assert ("learning_rate_ratio" in found) == (rate is schedule)
+        assert ("full_batch_learning_rate_ratio" in found) == (rate is schedule)
     assert hook.failures == 0
     assert caplog.text.count("No numbers of learning_rate from step 0 on") == 1

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ntk_train import CrossEntropy, NTKHook, SquaredLoss, Training, ntk
+from ntk_train import CrossEntropy, KernelInputError, NTKHook, SquaredLoss, Training, ntk
 from tests.monitor.test_hook import PARAMS, PROBE, Recorder, f
 
 LABELS = np.array([0, 1, 0, 1, 1, 0])
@@ -47,7 +47,7 @@ def test_learning_rate_over_the_critical_one_of_squared_loss(rate):
     found = hook.latest.diagnostics.scalars()
     critical = 2 * 1.9 / (found["lambda_max"] / len(PROBE))
     assert found["critical_learning_rate"] == pytest.approx(critical)
-    assert found["learning_rate_ratio"] == pytest.approx(0.1 / critical)
+    assert found["full_batch_learning_rate_ratio"] == pytest.approx(0.1 / critical)
 
 
 def test_critical_rate_of_the_cross_entropy_is_that_of_its_gauss_newton_hessian():
@@ -64,7 +64,7 @@ def test_critical_rate_of_the_cross_entropy_is_that_of_its_gauss_newton_hessian(
     want = 2 / np.linalg.eigvalsh(j.T @ h @ j)[-1]
     found = hook.latest.diagnostics.scalars()
     assert found["critical_learning_rate"] == pytest.approx(want, rel=1e-6)
-    assert "learning_rate_ratio" not in found
+    assert "full_batch_learning_rate_ratio" not in found
 
 
 def test_a_rate_that_its_optimizer_donates_is_read_before():
@@ -74,7 +74,9 @@ def test_a_rate_that_its_optimizer_donates_is_read_before():
     hook(0, params=PARAMS, learning_rate=rate)
     jax.jit(lambda x: 2 * x, donate_argnums=0)(rate)
     found = hook.latest.diagnostics.scalars()
-    assert found["learning_rate_ratio"] * found["critical_learning_rate"] == pytest.approx(0.25)
+    assert found["full_batch_learning_rate_ratio"] * found[
+        "critical_learning_rate"
+    ] == pytest.approx(0.25)
 
 
 def test_for_a_traced_kernel_there_is_no_critical_rate(caplog):
@@ -126,3 +128,46 @@ def test_the_history_has_the_numbers_by_step():
     assert steps == [0, 2, 4]
     assert values == [hook.latest.spectrum.lambda_max] * 3
     assert hook.history.curve("relative_change")[0] == [2, 4]
+
+
+def two_heads(params, x):
+    """Positions of four classes, and a head of a sigmoid."""
+    hidden = jnp.tanh(x @ params["w"])
+    tokens = (hidden[:, :4] * jnp.arange(1, 3)[:, None, None]).swapaxes(0, 1)  # [N, T, V]
+    return {"next": tokens, "flag": hidden @ params["v"][:, 0]}
+
+
+def test_a_loss_with_heads_and_positions_has_their_softmaxes():
+    loss = CrossEntropy(classes=(1, 4, 4))  # in the order of the tree
+    hook = NTKHook(two_heads, PROBE, every_steps=1, outputs="full", training=Training(loss))
+    hook.prepare(params=PARAMS)
+    hook(0, params=PARAMS)
+    flat, unravel = jax.flatten_util.ravel_pytree(PARAMS)
+    start, linear = jax.linearize(lambda flat: two_heads(unravel(flat), PROBE), flat)
+
+    def loss_of_linearised(change):
+        labels = np.array([[0, 1], [2, 3], [3, 3]] * 2)
+        outputs = jax.tree.map(jnp.add, start, linear(change))
+        rows = optax.softmax_cross_entropy_with_integer_labels(outputs["next"], labels)
+        flags = optax.sigmoid_binary_cross_entropy(outputs["flag"], LABELS)
+        return (rows.sum() + flags.sum()) / len(PROBE)
+
+    want = 2 / np.linalg.eigvalsh(jax.hessian(loss_of_linearised)(jnp.zeros_like(flat)))[-1]
+    found = hook.latest.diagnostics.scalars()
+    assert found["critical_learning_rate"] == pytest.approx(want, rel=1e-6)
+
+
+def test_a_loss_that_does_not_say_its_softmaxes_is_refused_and_costs_its_own_numbers(caplog):
+    training = Training(CrossEntropy(), 0.1)
+    hook = NTKHook(two_heads, PROBE, every_steps=1, outputs="full", training=training)
+    match = r"\[6\] and \[6, 2, 4\]: an example has 3 softmaxes.*classes=\(1, 4, 4\)"
+    with pytest.raises(KernelInputError, match=match):
+        hook.prepare(params=PARAMS)
+    for step in range(2):
+        assert hook(step, params=PARAMS)
+    hook.close()
+    found = hook.latest.diagnostics.scalars()
+    assert not [name for name in found if "learning_rate" in name]
+    assert "lambda_max" in found
+    assert hook.failures == 0
+    assert caplog.text.count("an example has 3 softmaxes") == 1

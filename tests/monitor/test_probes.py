@@ -32,6 +32,7 @@ def test_each_probe_is_measured_as_if_it_were_alone():
         single(step, params=moved(step))
     single.close()
     own = {"seconds", "kernel_seconds", "blocked_seconds", "time_share"}
+    own |= {"trace_seconds", "compile_seconds"}
     own = {f"ntk_test/{name}" for name in own}
 
     def of_test(scalars):

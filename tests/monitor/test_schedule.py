@@ -48,6 +48,14 @@ def test_every_secs_takes_the_time_it_is_given():
     assert [schedule.due(step, t) for step, t in enumerate(times)] == [1, 0, 0, 1, 0, 1]
 
 
+def test_every_secs_counts_from_when_a_call_returned():
+    schedule = Schedule(every_secs=10.0)
+    schedule.held_up(1.0)  # nothing has run
+    assert schedule.due(0, 0.0)
+    schedule.held_up(12.0)
+    assert [schedule.due(step, t) for step, t in ((1, 12.0), (2, 21.9), (3, 22.0))] == [0, 0, 1]
+
+
 @pytest.mark.parametrize("rules", [{"every_steps": 0}, {"every_secs": -1.0}, {"every_steps": -3}])
 def test_rules_must_be_positive(rules):
     with pytest.raises(KernelInputError, match="expected a positive"):

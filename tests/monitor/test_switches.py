@@ -32,15 +32,18 @@ def test_a_loop_under_a_switch_is_measured_at_each_step(switch, caplog):
         y = f(params, x)
         return y, y.astype(jnp.float32)
 
-    options = {"outputs": "full", "training": Training(CrossEntropy()), "pictures": False}
+    training = Training(CrossEntropy(classes=(2, 2)), 0.1, batch_size=2)
+    options = {"outputs": "full", "training": training, "pictures": False}
     want = ntk(two, half, probe, outputs="full")
     with SWITCHES[switch]():
         hook = NTKHook(two, probe, every_steps=1, **options)
+        hook.prepare(params=half)
         for step in range(2):
             assert hook(step, params=half)  # of which the second is dispatched by the loop
             hook.wait()
     assert hook.failures == 0, caplog.text
     np.testing.assert_allclose(hook.latest.kernel, want, rtol=1e-3, atol=1e-3)
+    assert hook.latest.diagnostics.scalars()["minibatch_learning_rate_ratio"] > 0
 
 
 def test_examples_that_are_not_finite_are_named_under_debug_nans(caplog):

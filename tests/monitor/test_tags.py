@@ -38,7 +38,7 @@ def test_the_hook_writes_numbers_of_the_catalogue_alone_and_all_of_them():
         PROBE,
         labels=np.array([0, 1, 0, 1, 1, 0]),
         outputs="full",
-        training=Training(CrossEntropy()),
+        training=Training(CrossEntropy(), batch_size=4),
         per_layer=True,
         every_steps=1,
         writer=writer,

@@ -38,7 +38,7 @@ def everything():
         FULL,
         labels=LABELS,
         logits=logits,
-        training=Training(CrossEntropy(), learning_rate=0.1, momentum=0.5),
+        training=Training(CrossEntropy(), learning_rate=0.1, momentum=0.5, batch_size=2),
         layers=ntk(case.f, PARAMS, X, per_layer=True),
         references=ReferenceKernels.start(1.5 * KERNEL, 0, FULL),
         step=5,
@@ -54,7 +54,9 @@ def test_all_numbers_by_name():
     assert found["trace"] == pytest.approx(np.trace(case.matrix(PARAMS, X)))
     assert found["kernel_target_alignment"] == kernel_target_alignment(KERNEL, LABELS)
     assert found["critical_learning_rate"] == critical
-    assert found["learning_rate_ratio"] == 0.1 / critical
+    assert found["full_batch_learning_rate_ratio"] == 0.1 / critical
+    ratio = found["minibatch_learning_rate_ratio"]
+    assert ratio * found["minibatch_critical_learning_rate"] == pytest.approx(0.1)
     assert found["relative_change"] == pytest.approx(1 / 3)
     assert found["layer/hidden/trace_share"] + found["layer/out/trace_share"] == pytest.approx(1)
     assert all(type(value) is float for value in found.values())

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from ntk_train import KernelInputError, ntk
-from ntk_train.spectrum import kernel_target_alignment, layer_diagnostics
+from ntk_train.spectrum import (
+    debiased_kernel_target_alignment,
+    kernel_target_alignment,
+    layer_diagnostics,
+)
 from tests import oracle
 from tests.spectrum import case
 
@@ -29,6 +33,9 @@ def test_layers_are_those_of_the_jacobians():
         assert layer.alignment == pytest.approx(kernel_target_alignment(kernel, LABELS))
         assert layer.centred_alignment == pytest.approx(
             kernel_target_alignment(kernel, LABELS, centred=True)
+        )
+        assert layer.debiased_alignment == pytest.approx(
+            debiased_kernel_target_alignment(kernel, LABELS)
         )
     assert sum(layer.trace_share for layer in found.values()) == pytest.approx(1)
 

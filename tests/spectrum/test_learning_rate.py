@@ -13,6 +13,7 @@ from ntk_train.spectrum import (
     CrossEntropy,
     SquaredLoss,
     critical_learning_rate,
+    guaranteed_learning_rate,
     hessian_weighted_kernel,
     sharpness,
     stable_rate,
@@ -186,3 +187,140 @@ def test_one_logit_counts_as_two_whose_first_is_zero():
     pair = np.concatenate([np.zeros((N, 1)), logits], axis=1)
     expected = sharpness(two, CrossEntropy(), pair)
     assert sharpness(kernel, CrossEntropy(), logits) == pytest.approx(expected, rel=1e-9)
+
+
+LABELS = np.array([0, 1, 2, 1, 0])
+WRONG = 30.0 * np.eye(OUTPUTS)[(LABELS + 1) % OUTPUTS]  # with certainty
+
+
+def losses_and_energies(rate, momentum, nesterov, start, steps):
+    """Of the linearised network under the cross-entropy, from some logits, on the whole batch."""
+
+    def loss(theta):
+        outputs = start + JACOBIAN @ theta
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, LABELS).mean()
+
+    optimizer = optax.sgd(rate, momentum or None, nesterov)
+
+    def step(carry, _):
+        theta, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(theta), state)
+        theta = theta + updates
+        velocity = state[0].trace if momentum else 0 * theta
+        behind = theta + rate * momentum * velocity if nesterov else theta
+        weight = 1 if nesterov else momentum
+        energy = loss(behind) + weight * rate / 2 * jnp.sum(velocity**2)
+        return (theta, state), (loss(theta), energy)
+
+    theta = jnp.zeros(JACOBIAN.shape[2])
+    _, found = jax.lax.scan(step, (theta, optimizer.init(theta)), None, length=steps)
+    return tuple(np.insert(values, 0, loss(theta)) for values in found)
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), OPTIMIZERS)
+@pytest.mark.parametrize("start", [np.asarray(case.f(PARAMS, X)), WRONG], ids=["usual", "wrong"])
+def test_below_the_guaranteed_rate_descent_on_the_cross_entropy_converges(
+    start, momentum, nesterov
+):
+    rate = guaranteed_learning_rate(KERNEL, CrossEntropy(), momentum=momentum, nesterov=nesterov)
+    losses, energies = losses_and_energies(0.99 * rate, momentum, nesterov, start, 3000)
+    assert np.all(np.diff(energies) <= 1e-12 * energies[0])
+    assert losses[-1] < 0.02
+
+
+def test_above_the_critical_rate_the_cross_entropy_spikes_and_may_converge():
+    start = 3.0 * np.eye(OUTPUTS)[LABELS]
+    critical = critical_learning_rate(KERNEL, CrossEntropy(), logits=start)
+    for factor in (1.05, 10.0, 100.0):
+        losses, _ = losses_and_energies(factor * critical, 0.0, False, start, 3000)
+        assert losses[-1] < losses[0] / 10
+    assert losses.max() > 2 * losses[0]
+
+
+def test_below_the_critical_rate_wrong_logits_jump_far():
+    critical = critical_learning_rate(KERNEL, CrossEntropy(), logits=WRONG)
+    guaranteed = guaranteed_learning_rate(KERNEL, CrossEntropy())
+    assert critical > 1e6 * guaranteed
+    losses, _ = losses_and_energies(0.5 * critical, 0.0, False, WRONG, 1)
+    assert losses[1] > 1e6 * losses[0]
+
+
+@pytest.mark.parametrize("loss", [CrossEntropy("positions", 3), CrossEntropy("none", (1, 2))])
+def test_the_guaranteed_rate_is_the_least_critical_one(loss):
+    rng = np.random.default_rng(0)
+    bound = guaranteed_learning_rate(KERNEL, loss)
+    for scale in (0.1, 1.0, 10.0):
+        logits = scale * rng.normal(size=(N, OUTPUTS))
+        assert bound <= critical_learning_rate(KERNEL, loss, logits=logits)
+    if loss.classes == 3:  # two classes of one half each are the worst, in all examples
+        halves = np.where(np.arange(3) == 2, -np.inf, np.zeros((N, 3)))
+        single = np.zeros_like(KERNEL)
+        single[0, :2, 0, :2] = [[1, -1], [-1, 1]]
+        worst = critical_learning_rate(single, loss, logits=halves)
+        assert guaranteed_learning_rate(single, loss) == pytest.approx(worst)
+
+
+def test_the_guaranteed_rate_of_the_squared_loss_is_the_critical_one():
+    loss = SquaredLoss(mean="examples")
+    assert guaranteed_learning_rate(KERNEL, loss) == critical_learning_rate(KERNEL, loss)
+    assert guaranteed_learning_rate(np.zeros((2, 2)), CrossEntropy()) == math.inf
+
+
+def of_the_hessian(loss_of_outputs, outputs):
+    """2 over the top eigenvalue of J^T H J, H by plain differentiation."""
+    rows = JACOBIAN.reshape(N * OUTPUTS, -1)
+    hessian = np.asarray(jax.hessian(loss_of_outputs)(outputs)).reshape(N * OUTPUTS, -1)
+    return 2 / np.linalg.eigvalsh(rows.T @ hessian @ rows)[-1]
+
+
+def test_heads_and_positions_are_softmaxes_of_their_own():
+    outputs = 2.0 * case.f(PARAMS, X)
+    sigmoid = optax.sigmoid_binary_cross_entropy
+    softmax = optax.softmax_cross_entropy_with_integer_labels
+    heads = lambda y: sigmoid(y[:, 0], LABELS % 2).mean() + softmax(y[:, 1:], LABELS % 2).mean()
+    loss = CrossEntropy(classes=(1, 2))
+    want = of_the_hessian(heads, outputs)
+    for logits in (
+        outputs,
+        (outputs[:, 0], outputs[:, 1:]),
+        {"a": outputs[:, :1], "b": outputs[:, 1:]},
+    ):
+        found = critical_learning_rate(KERNEL, loss, logits=logits)
+        assert found == pytest.approx(want, rel=1e-9)
+    assert critical_learning_rate(KERNEL, CrossEntropy(), logits=outputs) != pytest.approx(
+        want, 0.1
+    )
+    want = of_the_hessian(lambda y: sigmoid(y, jnp.ones((N, 3))).mean(), outputs)
+    found = critical_learning_rate(KERNEL, CrossEntropy("positions", 1), logits=outputs)
+    assert found == pytest.approx(want, rel=1e-9)
+
+
+@pytest.mark.parametrize("mean", ["examples", "positions"])
+def test_a_language_models_softmax_is_over_its_last_axis(mean):
+    n, t, v = 3, 2, 4
+    keys = jax.random.split(jax.random.key(4), 2)
+    j = jax.random.normal(keys[0], (n, t, v, 7), jnp.float64)
+    logits = jax.random.normal(keys[1], (n, t, v), jnp.float64)
+    labels = jnp.array([[0, 1], [2, 3], [3, 3]])
+
+    def loss(theta):
+        rows = optax.softmax_cross_entropy_with_integer_labels(logits + j @ theta, labels)
+        return rows.sum() / (n * t if mean == "positions" else n)
+
+    want = 2 / np.linalg.eigvalsh(jax.hessian(loss)(jnp.zeros(7)))[-1]
+    rows = np.asarray(j).reshape(n * t * v, 7)
+    kernel = (rows @ rows.T).reshape(n, t * v, n, t * v)
+    for of in (logits, np.asarray(logits).reshape(n, t * v)):
+        found = critical_learning_rate(kernel, CrossEntropy(mean, v), logits=of)
+        assert found == pytest.approx(want, rel=1e-9)
+    for classes, match in (
+        (None, r"logits has shape \[3, 2, 4\]: an example has 2 softmaxes.*classes=4"),
+        ((3, 5), "parts of two of them"),
+        (3, "classes=3 does not fit 8 outputs"),
+    ):
+        with pytest.raises(KernelInputError, match=match):
+            critical_learning_rate(kernel, CrossEntropy(mean, classes), logits=logits)
+    with pytest.raises(KernelInputError, match=r"\[3, 3\] and \[3, 5\].*classes=\(3, 5\)"):
+        critical_learning_rate(kernel, CrossEntropy(), logits=(np.ones((3, 3)), np.ones((3, 5))))
+    with pytest.raises(KernelInputError, match="classes=0; expected the classes of each softmax"):
+        CrossEntropy(classes=0)

@@ -10,7 +10,10 @@ from ntk_train.spectrum import kernel_distance, principal_angles, relative_chang
 from tests.spectrum.case import kernel_with
 from tests.spectrum.test_convention import CONVENTION, changed
 
-KERNELS = [kernel_with([4.0, 2.0, 1.0 + t / 10], seed=t).astype(np.float32) for t in range(4)]
+KERNELS = [
+    (kernel_with([4.0, 2.0, 0.5]) + kernel_with([0.2, 0.1, 0.0], seed=t)).astype(np.float32)
+    for t in range(4)
+]
 
 
 def test_numbers_are_those_of_the_pairs():

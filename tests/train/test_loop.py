@@ -302,9 +302,10 @@ def test_several_probes_the_learning_rate_and_layers(tmp_path):
     # The labels of one class are aligned with nothing.
     aligned = {tag for tag in found if tag.endswith("/kernel_target_alignment")}
     assert aligned == {"ntk/kernel_target_alignment", "ntk_test/kernel_target_alignment"}
-    ratio, critical = found["ntk/learning_rate_ratio"], found["ntk/critical_learning_rate"]
-    assert ratio[0] == 0  # the warm-up begins
-    assert ratio[3] * critical[3] == pytest.approx(0.01)
+    for of, edge in ("full_batch", "critical"), ("minibatch", "minibatch_critical"):
+        ratio = found[f"ntk/{of}_learning_rate_ratio"]
+        assert ratio[0] == 0  # the warm-up begins
+        assert ratio[3] * found[f"ntk/{edge}_learning_rate"][3] == pytest.approx(0.01)
     with np.load(tmp_path / "ntk_references_3.npz") as kept:
         assert {name.split("/")[0] for name in kept} == {"train", "test", "class_0", "class_1"}
 
