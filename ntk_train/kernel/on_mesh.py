@@ -14,7 +14,7 @@ are wrong (see `problem.on_one_device`).
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,45 @@ from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import (
     make_problem,
     replicated,
+    warn_of_coupling,
 )
 from ntk_train.kernel.whole import as_one_program
+
+
+class Division(NamedTuple):
+    """Over which devices the examples are divided.
+
+    Attributes:
+      mesh: of devices.
+      axis: its axis.
+    """
+
+    mesh: Mesh
+    axis: str
+
+    @property
+    def whole(self) -> NamedSharding:
+        """Of what each device has all of."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+
+def division_of(mesh: Any, axis: Any, options: KernelOptions) -> Division | None:
+    """What `mesh=` and `axis=` come to; None without a mesh.
+
+    Args:
+      mesh: a mesh, or None.
+      axis: of its axes, None for the first.
+      options: of the kernel.
+
+    Raises:
+      KernelInputError: there is no such axis, or examples are not independent.
+    """
+    if mesh is None:
+        if axis is not None:
+            msg = f"axis={axis!r} is an axis of a mesh, but there is no mesh=."
+            raise KernelInputError(msg)
+        return None
+    return Division(mesh, _checked_axis(mesh, axis, options))
 
 
 def compute_on_mesh(
@@ -44,8 +81,9 @@ def compute_on_mesh(
     x2: PyTree | None,
     options: KernelOptions,
     model_state: PyTree,
-    mesh: Mesh,
-    axis: str | None,
+    division: Division,
+    *,
+    warns: bool = True,
 ) -> Any:
     """What `ntk` returns, its rows of examples divided over an axis of a mesh.
 
@@ -56,20 +94,22 @@ def compute_on_mesh(
       x2: the other inputs, or None.
       options: of the kernel; a memory budget is that of each device.
       model_state: as in `ntk_train.ntk`.
-      mesh: of devices.
-      axis: its axis, None for its first.
+      division: over the devices.
+      warns: of examples that interact.
 
     Raises:
-      KernelInputError: the mesh has no such axis, or examples are not independent.
+      KernelInputError: as `ntk_train.ntk`; or there are no examples.
     """
-    axis = _checked_axis(mesh, axis, options)
+    mesh, axis = division
     with precision_of_products(options.precision):
         own = sides_of(f, params, x1, x2, options, model_state)
+        if warns:
+            warn_of_coupling(own.coupling)
         if 0 in own.sizes:
             msg = f"x1 and x2 have {own.sizes} examples: none to divide. Leave out mesh=."
             raise KernelInputError(msg)
         divided = [_divided(side, mesh, axis) for side in own.inputs]
-        whole = _placed((params, model_state), NamedSharding(mesh, PartitionSpec()))
+        whole = _placed((params, model_state), division.whole)
         kernels = as_one_program(
             functools.partial(_kernels, f, options, mesh, axis), whole, divided
         )

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_train._types import ApplyFn, KernelLayout, PyTree
+from ntk_train._types import ApplyFn, Coupling, KernelLayout, PyTree
 from ntk_train.kernel.auto import REFERENCES, Resolved
 from ntk_train.kernel.blocks import contracted, kernels_of
 from ntk_train.kernel.machine import ROWS
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.plan import Plan
-from ntk_train.kernel.problem import make_problem, mode_and_choices, warn_of_coupling
+from ntk_train.kernel.problem import make_problem, mode_and_choices
 from ntk_train.kernel.rows import rows_of
 
 # How often the rows of one side are there at most: what is used, what is kept, what comes in.
@@ -35,12 +35,14 @@ class Sides(NamedTuple):
       shape: of the kernel.
       sizes: how many examples x1 and x2 have; of x1 alone where there is no x2.
       inputs: each side's inputs, and the chosen logit of each example or None.
+      coupling: where examples interact although they are taken one by one; None if not.
     """
 
     layout: KernelLayout
     shape: tuple[int, ...]
     sizes: list[int]
     inputs: list[tuple[PyTree, jax.Array | None]]
+    coupling: Coupling | None
 
 
 def sides_of(
@@ -58,7 +60,6 @@ def sides_of(
     """
     shapes1, shapes2 = (jax.tree.map(_shape_of, x) for x in (x1, x2))
     problem = make_problem(f, params, shapes1, shapes2, options, model_state=model_state)
-    warn_of_coupling(problem.coupling)
     _, *choices = mode_and_choices(options.outputs, x2)
     given = [x for x in (shapes1, shapes2) if x is not None]
     sizes = [jax.tree.leaves(x)[0].shape[0] for x in given]
@@ -75,7 +76,8 @@ def sides_of(
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
         of_one = jax.eval_shape(problem.f1, problem.theta, one).shape
         labels |= dict.fromkeys(side[1:], math.prod(of_one))
-    return Sides(layout, tuple(labels[label] for label in layout.out), sizes, inputs)
+    shape = tuple(labels[label] for label in layout.out)
+    return Sides(layout, shape, sizes, inputs, problem.coupling)
 
 
 def _shape_of(leaf: Any) -> Any:

@@ -21,12 +21,11 @@ from jaxtyping import Array
 
 from ntk_train._arguments import yes_or_no
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.errors import KernelInputError
 from ntk_train.kernel.auto import Resolved, choose
 from ntk_train.kernel.checked import checked
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.groups import groups_of
-from ntk_train.kernel.on_mesh import compute_on_mesh
+from ntk_train.kernel.on_mesh import compute_on_mesh, division_of
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
@@ -146,22 +145,18 @@ def ntk(
         strict=strict,
     )
     yes_or_no("check", check)
-    if mesh is None:
-        if axis is not None:
-            msg = f"axis={axis!r} is an axis of a mesh, but there is no mesh=."
-            raise KernelInputError(msg)
+    division = division_of(mesh, axis, options)
+    if division is None:
         x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
 
     def kernel(options: KernelOptions) -> Any:
-        if mesh is not None:
-            return compute_on_mesh(f, params, x1, x2, options, model_state, mesh, axis)
+        if division is not None:
+            return compute_on_mesh(f, params, x1, x2, options, model_state, division)
         return compute(f, params, x1, x2, options, model_state)
 
-    return (
-        checked(kernel, bound(f, model_state), params, x1, x2, options)
-        if check
-        else kernel(options)
-    )
+    if not check:
+        return kernel(options)
+    return checked(kernel, bound(f, model_state), params, x1, x2, options)
 
 
 def compute(

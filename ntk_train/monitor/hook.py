@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
+from ntk_train.kernel.on_mesh import division_of
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.monitor.checks import check_kinds, check_outputs, checked_labels, checked_probe
 from ntk_train.monitor.convention import Convention
@@ -247,6 +248,9 @@ class NTKHook(Hook):
       check: whether the first kernel, the second, fourth, eighth and so on are compared with plain
         derivatives of f, which takes a few backward passes over the probe each time. One that is
         wrong is not logged; an error names the layers, and kernels come from whole Jacobians then.
+      mesh: devices over which the probe is divided, as in `ntk_train.ntk`: those that the training
+        step runs on.
+      axis: of the mesh, None for its first.
 
     Raises:
       KernelInputError: an argument that could not work at any step.
@@ -279,6 +283,8 @@ class NTKHook(Hook):
         write_hparams: bool = True,
         max_failures: int = 3,
         check: bool = True,
+        mesh: jax.sharding.Mesh | None = None,
+        axis: str | None = None,
     ) -> None:
         schedule = Schedule(
             every_steps=every_steps, on_steps=on_steps, every_secs=every_secs, last_step=last_step
@@ -314,6 +320,7 @@ class NTKHook(Hook):
             with_logits=training is not None and isinstance(training.loss, CrossEntropy),
             check=check,
             failures=failures,
+            division=division_of(mesh, axis, options),
         )
         measurer = Measurer(labels, training, references, top_k)
         summaries = Summaries(

@@ -22,6 +22,7 @@ from jax.sharding import AxisType
 from ntk_train._types import ApplyFn, PyTree
 from ntk_train.errors import WrongKernelError
 from ntk_train.kernel.certificate import Certificate
+from ntk_train.kernel.on_mesh import Division
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.monitor.certifier import why_wrong
 from ntk_train.monitor.convention import Convention
@@ -43,6 +44,7 @@ class Kernels:
       with_logits: whether the outputs are computed beside the kernel.
       check: whether kernels are compared with plain derivatives now and then.
       failures: counts what runs out of memory.
+      division: of the probe over devices, None for none.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class Kernels:
         with_logits: bool,
         check: bool,
         failures: Failures,
+        division: Division | None = None,
     ) -> None:
         self._trace = functools.partial(
-            KernelProgram, f, probe, with_logits=with_logits, checked=check
+            KernelProgram, f, probe, with_logits=with_logits, checked=check, division=division
         )
         self._why_wrong = functools.partial(why_wrong, f=f, probe=probe)
         self._options = options

@@ -23,8 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, KernelProblem, PyTree
+from ntk_train.kernel.auto import Resolved
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.kernel.failed_call import bound
+from ntk_train.kernel.on_mesh import Division, compute_on_mesh
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import bits_of_f, precision_of_products
 from ntk_train.kernel.problem import replicated, warn_of_coupling
@@ -94,6 +96,7 @@ class KernelProgram:
       model_state: what else f needs, or None.
       with_logits: whether the outputs are computed too.
       checked: whether its kernels can be compared with plain derivatives, see `start`.
+      division: over devices, None for none.
 
     Raises:
       KernelInputError, DtypeError: as `ntk_train.ntk`.
@@ -109,8 +112,11 @@ class KernelProgram:
         *,
         with_logits: bool = False,
         checked: bool = False,
+        division: Division | None = None,
     ) -> None:
+        self._division = division
         arrays, static, treedef = _split((params, model_state))
+        arrays = self._placed(arrays)
         self.signature = signature((params, model_state))
         self.budget = options.memory_budget
         self._probe = probe
@@ -125,7 +131,7 @@ class KernelProgram:
                 found["logits"] = tuple(jax.tree.leaves(bound(f, model_state)(params, probe)))
             with precision_of_products(options.precision), usual_promotion():
                 resolved, layers = resolve(f, params, probe, None, options, model_state)
-                parts = resolved.kernels()
+                parts = self._on_all_devices(resolved, f, params, probe, options, model_state)
             plans.append((_without_arrays(resolved.problem), resolved.implementation))
             if not options.per_layer:
                 return found | {"kernel": parts[0]}
@@ -158,6 +164,33 @@ class KernelProgram:
         self._on_a_mesh = jax.sharding.get_abstract_mesh().size > 1
         self._compile(lowered, coupling, arrays)
 
+    def _on_all_devices(
+        self,
+        resolved: Resolved,
+        f: ApplyFn,
+        params: PyTree,
+        probe: PyTree,
+        options: KernelOptions,
+        model_state: PyTree,
+    ) -> list[jax.Array]:
+        """The kernel of each layer, or of all, divided over a mesh if there is one."""
+        if self._division is None:
+            return resolved.kernels()
+        own = dataclasses.replace(options, implementation=resolved.implementation)
+        found = compute_on_mesh(
+            f, params, probe, None, own, model_state, self._division, warns=False
+        )
+        return list(found.values()) if options.per_layer else [found]
+
+    def _placed(self, arrays: list[jax.Array]) -> list[jax.Array]:
+        """On the devices of the mesh, where they are not yet."""
+        if self._division is None:
+            return arrays
+        devices = set(self._division.mesh.devices.flat)
+        if all(leaf.sharding.device_set == devices for leaf in arrays):
+            return arrays
+        return jax.device_put(arrays, self._division.whole)
+
     def _compile(self, lowered: Any, coupling: Any, arrays: list[jax.Array]) -> None:
         """Compiles all that has been traced, on a thread of its own.
 
@@ -188,6 +221,7 @@ class KernelProgram:
           JaxRuntimeError: it could not be compiled or dispatched.
         """
         arrays, _, _ = _split((params, model_state))
+        arrays = self._placed(arrays)
         sharded = any(len(leaf.sharding.device_set) > 1 for leaf in arrays) or self._on_a_mesh
         if sharded or all(future.done() for future in self._futures()):
             return PendingKernel(self, arrays, check, running=self._run(arrays, check))

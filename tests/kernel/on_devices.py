@@ -6,15 +6,18 @@ python -m tests.kernel.on_devices --placements  # inputs wherever they may be
 """
 
 import contextlib
+import functools
 import itertools
 import sys
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ntk_train import KernelInputError, linen_fn, models, ntk
+from ntk_train import KernelInputError, NTKHook, linen_fn, models, ntk
 from tests.bank import BANK
 
 for name, value in {
@@ -125,11 +128,54 @@ def check_placements():
         assert "none to divide" in str(error)  # noqa: PT017
 
 
+def check_hook():
+    """In a data-parallel step, whose parameters are the same bit for bit as without the hook."""
+    mesh = jax.make_mesh((2,), ("data",), devices=DEVICES[:2])
+    model = models.create_model("cnn", num_outputs=3)
+    x = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
+    labels = np.arange(8) % 3
+    start = jax.device_get(model.init(jax.random.key(1), x)["params"])
+    f = linen_fn(model)
+    whole, divided = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(params, x, labels):
+        def loss(params):
+            logits = model.apply({"params": params}, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+
+    def trained(hook):
+        params = jax.device_put(start, whole)
+        batch = jax.device_put((x, labels), divided)
+        for number in range(4):
+            params = step(params, *batch)
+            if hook is not None:
+                assert hook(number, params=params), hook.failures
+        return jax.device_get(params)
+
+    for options in ({}, {"outputs": "full", "per_layer": True}):
+        hook = NTKHook(f, x[:5], every_steps=1, mesh=mesh, axis="data", **options)
+        measured = trained(hook)
+        jax.tree.map(np.testing.assert_array_equal, measured, trained(None))
+        expected = ntk(f, measured, x[:5], outputs=options.get("outputs", "trace"))
+        np.testing.assert_allclose(hook.latest.kernel, expected, rtol=1e-3, atol=1e-5)
+        assert not hook.failures
+    hook = NTKHook(f, x[:5], every_steps=1, mesh=mesh)
+    on_one = jax.tree.map(jnp.asarray, start)
+    assert hook(0, params=on_one), hook.failures
+    np.testing.assert_allclose(hook.latest.kernel, ntk(f, start, x[:5], outputs="trace"), rtol=1e-3)
+
+
 def main(arguments):
     """Checks what is named, or all of the bank."""
     warnings.simplefilter("ignore")
     if arguments == ["--placements"]:
         check_placements()
+        return
+    if arguments == ["--hook"]:
+        check_hook()
         return
     for number, case in enumerate(DIVIDED):
         if not arguments or case.name in arguments:

@@ -44,6 +44,10 @@ def test_inputs_wherever_they_are():
     run("--placements")
 
 
+def test_the_hook_in_a_data_parallel_step():
+    run("--hook")
+
+
 OF_TWO_PROCESSES = """
 import sys
 import jax, jax.numpy as jnp, numpy as np

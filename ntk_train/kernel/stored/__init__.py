@@ -15,6 +15,7 @@ from ntk_train._types import ApplyFn, ParamFilter, PyTree
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.pair import Sides, sides_of
 from ntk_train.kernel.precision import precision_of_products
+from ntk_train.kernel.problem import warn_of_coupling
 from ntk_train.kernel.stored.programs import Programs
 from ntk_train.kernel.stored.progress import Progress, shown
 from ntk_train.kernel.stored.store import Store, sizes_in
@@ -82,6 +83,7 @@ def ntk_to(
         tile = whole_number("tile", tile, "examples on a side of a tile, or None", least=1)
     with precision_of_products(precision), usual_promotion():
         sides = sides_of(f, params, x1, x2, options, model_state)
+        warn_of_coupling(sides.coupling)
         programs = Programs(f, (params, model_state), sides, options)
         path = pathlib.Path(folder)
         kept = None if tile else sizes_in(path)
