@@ -120,6 +120,29 @@ def test_folders_that_are_refused(tmp_path, monkeypatch):
         ntk_to(tmp_path / "new", f, params, x, tile=0)
 
 
+def test_another_function_of_the_outputs_does_not_go_on(tmp_path):
+    params, x = example()
+
+    def of_outputs(scale):
+        return lambda y: scale * y[:, :2]
+
+    for folder, scale in (("one", 1.0), ("two", 2.0)):
+        ntk_to(tmp_path / folder, f, params, x, outputs=of_outputs(scale), progress=False)
+    with pytest.raises(KernelInputError, match="outputs of f was"):
+        ntk_to(tmp_path / "one", f, params, x, outputs=of_outputs(2.0))
+
+
+def test_parameters_beside_functions(tmp_path):
+    params, x = example()
+    params["activation"] = jnp.tanh
+
+    def g(params, x):
+        return params["activation"](x @ params["w"]) @ params["v"]
+
+    found = ntk_to(tmp_path, g, params, x, tile=4, progress=False)
+    np.testing.assert_allclose(found, ntk(g, params, x, outputs="trace"), rtol=1e-10)
+
+
 def test_no_examples(tmp_path):
     params, x = example(0)
     assert ntk_to(tmp_path, f, params, x, progress=False).shape == (0, 0)

@@ -14,7 +14,7 @@ from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.pair import Sides, keeps_rows, pair_of
 from ntk_train.kernel.problem import make_problem, split_params
-from ntk_train.kernel.readout import name_of_outputs
+from ntk_train.kernel.readout import name_of_outputs, read_out
 
 
 class Programs:
@@ -84,7 +84,7 @@ class Programs:
         (x1, choice1), (x2, choice2) = self.inputs
         implementation = self._planned(sizes).implementation
         first = jax.tree.map(lambda leaf: leaf[:2], x1)
-        values = jax.tree.leaves(jax.jit(bound(self._f, state))(params, first))
+        values = jax.tree.leaves(jax.jit(self._outputs)(self._arguments, first))
         return {
             "dtype": self.dtype(sizes).name,
             "outputs": name_of_outputs(options.outputs),
@@ -105,11 +105,20 @@ class Programs:
             for n, x in zip(sizes, self.inputs, strict=True)
         ]
 
-    def _resolved(self, arguments: list[Any], *inputs: PyTree) -> Resolved:
-        leaves, options = list(self._leaves), self._options
+    def _outputs(self, arguments: list[Any], x: PyTree) -> PyTree:
+        """What the kernel is of, at some inputs."""
+        params, state = self._with(arguments)
+        return read_out(self._options.outputs)(bound(self._f, state)(params, x))
+
+    def _with(self, arguments: list[Any]) -> tuple[PyTree, PyTree]:
+        """Parameters and model state with other arrays."""
+        leaves = list(self._leaves)
         for i, argument in zip(self._arrays, arguments, strict=True):
             leaves[i] = argument
-        params, state = jax.tree.unflatten(self._structure, leaves)
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def _resolved(self, arguments: list[Any], *inputs: PyTree) -> Resolved:
+        (params, state), options = self._with(arguments), self._options
         (x1, choice1), (x2, choice2) = inputs
         if choice1 is not None:
             options = dataclasses.replace(options, outputs=(choice1, choice2))
