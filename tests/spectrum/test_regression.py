@@ -1,12 +1,22 @@
 """Solves by products alone against dense ones."""
 
+import functools
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_train import KernelInputError, KernelOperator, NonFiniteKernelError, SquaredLoss
+from ntk_train import (
+    ConvergenceWarning,
+    KernelInputError,
+    KernelOperator,
+    NonFiniteKernelError,
+    SquaredLoss,
+)
+from ntk_train.data.digits import load_digits
+from ntk_train.models.fcn import FCN
 from ntk_train.spectrum import LinearisedTraining, MatrixOperator, gradient_flow, kernel_ridge
 from tests import oracle
 from tests.spectrum import case
@@ -33,12 +43,56 @@ def test_ridge_regression_is_the_dense_solution(ridge):
 
 
 def test_a_solve_that_was_cut_short_says_how_far_it_came():
-    found = kernel_ridge(OPERATOR, TARGETS - START, rtol=1e-12, max_steps=2)
+    with pytest.warns(ConvergenceWarning, match=r"in 2 steps, above rtol=1e-12; .* max_steps=2"):
+        found = kernel_ridge(OPERATOR, TARGETS - START, rtol=1e-12, max_steps=2)
     left = TARGETS - START - np.einsum("nomp,mp->no", KERNEL, found.coefficients)
     expected = np.linalg.norm(left) / np.linalg.norm(TARGETS - START)
     assert found.error == pytest.approx(expected, rel=1e-8)
     assert found.error > 1e-3
     assert found.steps == 2
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, 1), (1e-3, 1), (1e-25, 1e-20), (1e20, 1)])
+def test_ridge_regression_in_single_precision_does_not_depend_on_the_scale(scale, size):
+    eigenvalues = np.linspace(1, 2, 100)
+    operator = MatrixOperator(scale * jnp.diag(jnp.asarray(eigenvalues, jnp.float32)))
+    found = kernel_ridge(operator, np.full(100, size))
+    assert found.error < 1e-5
+    left = 1 - eigenvalues * (np.asarray(found.coefficients, float) * scale / size)
+    assert np.linalg.norm(left) / 10 == pytest.approx(found.error, abs=1e-6)
+    assert found.steps < 15
+
+
+def test_ridge_regression_of_a_network_in_single_precision():
+    images = load_digits(classes=None).train.images[:40]
+    model = FCN(widths=(64, 64, 64))
+    params = model.init(jax.random.key(0), images)["params"]
+    f = functools.partial(_apply, model)
+    targets = np.random.default_rng(0).normal(size=(40, 10))
+    found = kernel_ridge(KernelOperator(f, params, jnp.asarray(images)), targets, ridge=0.1)
+    exact_model = FCN(widths=(64, 64, 64), param_dtype="float64")
+    kernel = oracle.kernel(functools.partial(_apply, exact_model), params, images)
+    theta = kernel.reshape(400, 400) + 0.1 * np.eye(400)
+    left = targets.ravel() - theta @ np.asarray(found.coefficients, float).ravel()
+    assert found.error <= 1e-5
+    assert np.linalg.norm(left) / np.linalg.norm(targets) < 1e-4  # with the kernel's own rounding
+    assert found.steps < 1000  # 400 in float64; lineax took all 4000
+
+
+def _apply(model, params, x):
+    return model.apply({"params": params}, x)
+
+
+def test_a_kernel_that_is_too_singular_for_its_dtype_gets_the_best_iterate_and_a_warning():
+    eigenvalues = np.logspace(0, -12, 60)
+    matrix = case.kernel_with(eigenvalues).astype(np.float32)
+    residual = np.random.default_rng(1).normal(size=60)
+    with pytest.warns(ConvergenceWarning, match=r"above rtol=1e-05"):
+        found = kernel_ridge(MatrixOperator(jnp.asarray(matrix)), residual)
+    left = residual - matrix.astype(float) @ np.asarray(found.coefficients, float)
+    expected = np.linalg.norm(left) / np.linalg.norm(residual)
+    assert found.error == pytest.approx(expected, rel=0.2)
+    assert expected < 0.7
 
 
 @pytest.mark.parametrize("rate", [None, 0.05])
@@ -81,22 +135,23 @@ def test_nothing_to_learn_and_what_does_not_fit():
     zero = jnp.zeros((N, OUTPUTS))
     assert not np.any(gradient_flow(OPERATOR, zero, SquaredLoss(), 1.0).coefficients)
     assert kernel_ridge(OPERATOR, zero, rtol=1e-12).error == 0
+    null = MatrixOperator(jnp.diag(jnp.array([1.0, 0.0])))
+    with pytest.warns(ConvergenceWarning):
+        assert kernel_ridge(null, jnp.array([0.0, 1.0])).error == 1
     with pytest.raises(KernelInputError, match=r"takes \(8, 2\)"):
         kernel_ridge(OPERATOR, jnp.zeros(8))
     with pytest.raises(KernelInputError, match="ridge=-1"):
         kernel_ridge(OPERATOR, zero, ridge=-1.0)
     broken = MatrixOperator(jnp.full((60, 60), jnp.nan, jnp.float64))
-    with pytest.raises(NonFiniteKernelError):
-        gradient_flow(broken, jnp.ones(60), SquaredLoss(), 1.0)
+    for call in (
+        lambda: kernel_ridge(broken, jnp.ones(60)),
+        lambda: gradient_flow(broken, jnp.ones(60), SquaredLoss(), 1.0),
+    ):
+        with pytest.raises(NonFiniteKernelError):
+            call()
 
 
 def test_the_error_without_the_extra_says_what_to_install(monkeypatch):
-
-    monkeypatch.setitem(sys.modules, "lineax", None)
     monkeypatch.setitem(sys.modules, "matfree.decomp", None)
-    for call in (
-        lambda: kernel_ridge(MatrixOperator(jnp.eye(11)), jnp.ones(11)),
-        lambda: gradient_flow(MatrixOperator(jnp.eye(11)), jnp.ones(11), SquaredLoss(), 1.0),
-    ):
-        with pytest.raises(ModuleNotFoundError, match=r"ntk_train\[operator\]"):
-            call()
+    with pytest.raises(ModuleNotFoundError, match=r"ntk_train\[operator\]"):
+        gradient_flow(MatrixOperator(jnp.eye(11)), jnp.ones(11), SquaredLoss(), 1.0)
