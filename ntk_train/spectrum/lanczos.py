@@ -138,6 +138,16 @@ class Tridiagonal:
         values, vectors = np.linalg.eigh(matrix)
         return values, vectors
 
+    def with_value(self, value: float) -> "Tridiagonal":
+        """One step longer, with a Ritz value that is given, below all others.
+
+        G. Golub, *Some Modified Matrix Eigenvalue Problems*, SIAM Review 15, 1973, section 7.
+        """
+        theta, vectors = self.eigh()
+        last = value + self.beta**2 * float(np.sum(vectors[-1] ** 2 / (theta - value)))
+        diagonal = np.append(self.diagonal, last)
+        return Tridiagonal(diagonal, np.append(self.off_diagonal, self.beta), 0.0, self.exhausted)
+
 
 def top_eigenvalues(
     operator: SymmetricOperator,
@@ -244,12 +254,12 @@ def tridiagonalise(
     h, beta, defect, scale, rows = jax.device_get(
         _run(operator, start, steps, padded, keep_basis=True)
     )
-    sound = cut(h, beta, defect, scale, float(jnp.finfo(h.dtype).eps))
+    sound = cut(h, beta, defect, scale, float(jnp.finfo(h.dtype).eps), start.size)
     return sound, np.asarray(rows[: len(sound.diagonal)], np.float64)
 
 
-def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float) -> Tridiagonal:
-    """The leading part of a run that is no rounding noise; see the module's docstring."""
+def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float, n: int) -> Tridiagonal:
+    """The leading part of a run in n dimensions that is no noise; see the module's docstring."""
     diagonal = np.diag(h).astype(np.float64)
     betas = np.append(np.diag(h, -1), beta).astype(np.float64)
     if not np.isfinite(scale) or not np.isfinite(diagonal[0]):
@@ -268,6 +278,7 @@ def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float) -> Tridiagonal:
             length, exhausted = j + 1, True
             break
     length = max(length, 1)
+    exhausted = exhausted or length == n
     last = 0.0 if exhausted else float(betas[length - 1])
     scale = float(scale)
     return Tridiagonal(
