@@ -123,12 +123,15 @@ class Tridiagonal:
       off_diagonal: [m - 1].
       beta: norm of the residual after it; 0 where the Krylov space is exhausted.
       exhausted: whether it is.
+      noise: norm of A Q - Q T - beta q e^T, which is rounding: that of Q^T A Q beside T, eps times
+        its norm or more.
     """
 
     diagonal: np.ndarray
     off_diagonal: np.ndarray
     beta: float
     exhausted: bool
+    noise: float = 0.0
 
     def eigh(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values, ascending, and vectors of the whole or of its first steps."""
@@ -146,7 +149,8 @@ class Tridiagonal:
         theta, vectors = self.eigh()
         last = value + self.beta**2 * float(np.sum(vectors[-1] ** 2 / (theta - value)))
         diagonal = np.append(self.diagonal, last)
-        return Tridiagonal(diagonal, np.append(self.off_diagonal, self.beta), 0.0, self.exhausted)
+        off = np.append(self.off_diagonal, self.beta)
+        return dataclasses.replace(self, diagonal=diagonal, off_diagonal=off, beta=0.0)
 
 
 def top_eigenvalues(
@@ -280,9 +284,12 @@ def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float, n: int) -> Tridi
     length = max(length, 1)
     exhausted = exhausted or length == n
     last = 0.0 if exhausted else float(betas[length - 1])
-    scale = float(scale)
+    scale, off = float(scale), betas[: length - 1]
+    # In exact arithmetic these entries are zero.
+    beside = np.triu(np.asarray(h, np.float64)[:length, :length], 1) - np.diag(off, 1)
+    noise = max(float(np.linalg.norm(beside, 2)), eps * size)
     return Tridiagonal(
-        scale * diagonal[:length], scale * betas[: length - 1], scale * last, exhausted
+        scale * diagonal[:length], scale * off, scale * last, exhausted, scale * noise
     )
 
 

@@ -31,6 +31,7 @@ import numpy as np
 
 from ntk_train._arguments import real_array, real_number, whole_number
 from ntk_train.errors import ConvergenceWarning, KernelInputError, NonFiniteKernelError
+from ntk_train.spectrum.flow_error import rounded, unresolved
 from ntk_train.spectrum.lanczos import SymmetricOperator, checked_operator, tridiagonalise
 from ntk_train.spectrum.learning_rate import SquaredLoss
 from ntk_train.spectrum.linearised import check_squared, checked_rate, checked_time, response
@@ -42,8 +43,8 @@ class Coefficients:
 
     Attributes:
       coefficients: a, of the operator's shape.
-      error: relative: of the residual for a linear system; for gradient flow, by how much the
-        last tenth of the steps still changed a.
+      error: relative: of the residual for a linear system; for gradient flow an upper bound of
+        the norm by which a is off over that of a, infinite where none is known.
       steps: of the solver; for gradient flow the number of products, less where these were all.
     """
 
@@ -134,18 +135,16 @@ def gradient_flow(
     n, o = (*operator.shape, 1)[:2]
     run, rows = tridiagonalise(operator, residual, min(steps, math.prod(operator.shape)))
 
-    def coefficients(count: int) -> np.ndarray:
-        theta, vectors = run.eigh(count)
-        gain = response(np.maximum(theta, 0), time, loss.curvature(n, o), learning_rate).gain
-        return size * (vectors @ (gain * vectors[0])) @ rows[:count]
-
-    count = len(run.diagonal)
-    a = coefficients(count)
+    theta, vectors = run.eigh()
+    pace = time, loss.curvature(n, o), learning_rate
+    gain = response(np.maximum(theta, 0), *pace).gain
+    y = vectors @ (gain * vectors[0])
     error = 0.0
-    if not run.exhausted:
-        before = coefficients(max(1, count - max(1, count // 10)))
-        error = float(np.linalg.norm(a - before) / np.linalg.norm(a))
-    return Coefficients(jnp.asarray(a.reshape(operator.shape), residual.dtype), error, count)
+    if np.any(y):
+        rounding = rounded(run, *pace) + 4 * float(jnp.finfo(residual.dtype).eps)
+        error = unresolved(run, *pace) / float(np.linalg.norm(y)) + rounding
+    a = (size * y @ rows).reshape(operator.shape)
+    return Coefficients(jnp.asarray(a, residual.dtype), float(error), len(run.diagonal))
 
 
 def _checked(operator: SymmetricOperator, residual: Any) -> jax.Array:
