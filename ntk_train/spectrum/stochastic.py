@@ -200,7 +200,7 @@ def spectral_density(
     starts = jax.random.normal(key, (probes, *operator.shape), operator.dtype)
     runs = jax.device_get(run_each(operator, starts, min(steps, n)))
     eps = float(jnp.finfo(operator.dtype).eps)
-    sound = [cut(*run, eps=eps, n=n) for run in zip(*runs, strict=True)]
+    sound = [cut(h, beta, off, size, eps, n) for h, beta, off, size in zip(*runs, strict=True)]
     rules = [run.eigh() for run in sound]
     nodes, weights = [theta for theta, _ in rules], [vectors[0] ** 2 for _, vectors in rules]
     return SpectralDensity(nodes, weights, sound, n, eps)
