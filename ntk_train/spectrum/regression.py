@@ -86,17 +86,15 @@ def kernel_ridge(
     limit = 10 * math.prod(operator.shape)
     if max_steps is not None:
         limit = whole_number("max_steps", max_steps, "how many steps at most, 1 or more, or None")
-    size = float(jnp.max(jnp.abs(residual)))
+    target, size = _unit(residual)
     if not size:
         return Coefficients(residual, 0.0, 0)
-    length = jnp.linalg.norm(residual / size)
-    target = residual / size / length
     scale = _scale(operator, target, ridge)
     best, left, taken = _conjugate_gradients(operator, target, ridge / scale, scale, rtol, limit)
     error, steps = float(left), int(taken)
     if error > rtol:
         _warn_of_residual(error, rtol, steps, limit)
-    return Coefficients(best * (length * (size / scale)), error, steps)
+    return Coefficients(best * (size / scale), error, steps)
 
 
 def gradient_flow(
@@ -129,11 +127,11 @@ def gradient_flow(
     learning_rate = checked_rate(learning_rate)
     time = checked_time(time, learning_rate)
     steps = whole_number("steps", steps, "how many products, 1 or more")
-    size = float(jnp.linalg.norm(residual))
+    target, size = _unit(residual)
     if not size:
         return Coefficients(residual, 0.0, 0)
     n, o = (*operator.shape, 1)[:2]
-    run, rows = tridiagonalise(operator, residual, min(steps, math.prod(operator.shape)))
+    run, rows = tridiagonalise(operator, target, min(steps, math.prod(operator.shape)))
 
     theta, vectors = run.eigh()
     pace = time, loss.curvature(n, o), learning_rate
@@ -155,6 +153,15 @@ def _checked(operator: SymmetricOperator, residual: Any) -> jax.Array:
         msg = f"residual has shape {residual.shape}; the operator takes {operator.shape}."
         raise KernelInputError(msg)
     return residual
+
+
+def _unit(v: jax.Array) -> tuple[jax.Array, float]:
+    """A vector of unit norm, and the norm, whose square may be too small for the dtype."""
+    size = float(jnp.max(jnp.abs(v)))
+    if not size:
+        return v, 0.0
+    length = float(jnp.linalg.norm(v / size))
+    return v / size / length, size * length
 
 
 def _scale(operator: Any, target: jax.Array, ridge: float) -> float:

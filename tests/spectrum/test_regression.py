@@ -153,6 +153,13 @@ def test_gradient_flow_is_never_further_off_than_its_error(name, dtype):
     assert np.median(over) < 100  # an upper bound, but one that says something
 
 
+def test_gradient_flow_of_a_residual_whose_square_is_below_single_precision():
+    operator = MatrixOperator(jnp.diag(jnp.array([2.0, 1.0], jnp.float32)))
+    found = gradient_flow(operator, [1e-25, 1e-25], SquaredLoss(mean="none"), 1.0)
+    expected = -np.expm1([-2.0, -1.0]) / [2.0, 1.0] * 1e-25
+    np.testing.assert_allclose(found.coefficients, expected, rtol=1e-5)
+
+
 def test_few_steps_state_a_large_error_and_all_of_them_a_small_one():
     eigenvalues = np.arange(1, 61.0) ** -2
     operator = MatrixOperator(jnp.asarray(case.kernel_with(eigenvalues)))
