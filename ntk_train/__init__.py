@@ -12,6 +12,7 @@
 
 from ntk_train._version import __version__ as __version__
 from ntk_train.errors import ConventionError as ConventionError
+from ntk_train.errors import ConvergenceWarning as ConvergenceWarning
 from ntk_train.errors import CoupledExamplesWarning as CoupledExamplesWarning
 from ntk_train.errors import DtypeError as DtypeError
 from ntk_train.errors import KernelInputError as KernelInputError

@@ -29,6 +29,10 @@ class CoupledExamplesWarning(UserWarning):
     """Examples interact, and `batched=True` says that they do not: the kernel is another one."""
 
 
+class ConvergenceWarning(UserWarning):
+    """An iteration ended before it was as exact as was asked for; what it returns says how far."""
+
+
 class NonFiniteKernelError(NTKError, ArithmeticError):
     """The kernel has NaN or infinite entries, so that its spectrum does not exist."""
 

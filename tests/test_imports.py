@@ -28,14 +28,14 @@ ALLOWED = {
     "program": LIGHT,
     "rules": LIGHT,
     "kernel": LIGHT,
-    "spectrum": LIGHT | {"matfree", "lineax"},  # imported where a kernel is an operator
+    "spectrum": LIGHT | {"matfree"},  # imported where a kernel is an operator
     # Imported when a picture is drawn, an event file written or an NNX model given.
     "monitor": LIGHT | {"flax", "matplotlib", "tensorboard", "tensorboardX", "threadpoolctl"},
     "models": LIGHT | {"flax"},
     "report": {"numpy", "tensorboard", "PIL"},
 }
 HEAVY = ["clu", "grain", "matplotlib", "ml_collections", "sklearn", "tensorboard", "tensorflow"]
-HEAVY += ["equinox", "haiku", "lineax", "matfree", "tensorboardX", "threadpoolctl"]
+HEAVY += ["equinox", "haiku", "matfree", "tensorboardX", "threadpoolctl"]
 
 
 def imported(path):

@@ -21,7 +21,7 @@ _MOST_LAYERS = 8  # as many as there are colours
 _CHARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "Eigenvalues": ("below the noise floor they are rounding", {"log": True}),
     "Condition number": ("largest over smallest eigenvalue", {}),
-    "Ranks": ("how many directions count, by three measures", {}),
+    "Ranks": ("how many directions count, by several measures", {}),
     "Trace": ("sum of the eigenvalues", {}),
     "Alignment with the labels": (
         "centred is without the common mean, debiased is 0 by chance",
@@ -111,7 +111,7 @@ def _with_density(chart: Chart, kernel: Kernel) -> Chart:
 
 def _with_bounds(chart: Chart, kernel: Kernel) -> Chart:
     """Points are hollow where the condition number is only known to be larger."""
-    (line,) = chart.lines
+    line, *others = chart.lines
     bound = kernel.numbers.get("condition_is_lower_bound")
     hollow = np.zeros(len(line.series.steps), bool)
     if bound is not None:
@@ -119,7 +119,8 @@ def _with_bounds(chart: Chart, kernel: Kernel) -> Chart:
     note = chart.note
     if hollow.any():
         note += "; hollow: a lower bound, the smallest is below the noise floor"
-    return dataclasses.replace(chart, note=note, lines=(dataclasses.replace(line, hollow=hollow),))
+    lines = (dataclasses.replace(line, hollow=hollow), *others)
+    return dataclasses.replace(chart, note=note, lines=lines)
 
 
 def layer_series(kernel: Kernel, name: str) -> dict[str, Series]:

@@ -123,12 +123,15 @@ class Tridiagonal:
       off_diagonal: [m - 1].
       beta: norm of the residual after it; 0 where the Krylov space is exhausted.
       exhausted: whether it is.
+      noise: norm of A Q - Q T - beta q e^T, which is rounding: that of Q^T A Q beside T, eps times
+        its norm or more.
     """
 
     diagonal: np.ndarray
     off_diagonal: np.ndarray
     beta: float
     exhausted: bool
+    noise: float = 0.0
 
     def eigh(self, steps: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values, ascending, and vectors of the whole or of its first steps."""
@@ -137,6 +140,17 @@ class Tridiagonal:
         matrix = np.diag(self.diagonal[:m]) + np.diag(off, 1) + np.diag(off, -1)
         values, vectors = np.linalg.eigh(matrix)
         return values, vectors
+
+    def with_value(self, value: float) -> "Tridiagonal":
+        """One step longer, with a Ritz value that is given, below all others.
+
+        G. Golub, *Some Modified Matrix Eigenvalue Problems*, SIAM Review 15, 1973, section 7.
+        """
+        theta, vectors = self.eigh()
+        last = value + self.beta**2 * float(np.sum(vectors[-1] ** 2 / (theta - value)))
+        diagonal = np.append(self.diagonal, last)
+        off = np.append(self.off_diagonal, self.beta)
+        return dataclasses.replace(self, diagonal=diagonal, off_diagonal=off, beta=0.0)
 
 
 def top_eigenvalues(
@@ -244,12 +258,12 @@ def tridiagonalise(
     h, beta, defect, scale, rows = jax.device_get(
         _run(operator, start, steps, padded, keep_basis=True)
     )
-    sound = cut(h, beta, defect, scale, float(jnp.finfo(h.dtype).eps))
+    sound = cut(h, beta, defect, scale, float(jnp.finfo(h.dtype).eps), start.size)
     return sound, np.asarray(rows[: len(sound.diagonal)], np.float64)
 
 
-def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float) -> Tridiagonal:
-    """The leading part of a run that is no rounding noise; see the module's docstring."""
+def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float, n: int) -> Tridiagonal:
+    """The leading part of a run in n dimensions that is no noise; see the module's docstring."""
     diagonal = np.diag(h).astype(np.float64)
     betas = np.append(np.diag(h, -1), beta).astype(np.float64)
     if not np.isfinite(scale) or not np.isfinite(diagonal[0]):
@@ -268,10 +282,14 @@ def cut(h: Any, beta: Any, defect: Any, scale: Any, eps: float) -> Tridiagonal:
             length, exhausted = j + 1, True
             break
     length = max(length, 1)
+    exhausted = exhausted or length == n
     last = 0.0 if exhausted else float(betas[length - 1])
-    scale = float(scale)
+    scale, off = float(scale), betas[: length - 1]
+    # In exact arithmetic these entries are zero.
+    beside = np.triu(np.asarray(h, np.float64)[:length, :length], 1) - np.diag(off, 1)
+    noise = max(float(np.linalg.norm(beside, 2)), eps * size)
     return Tridiagonal(
-        scale * diagonal[:length], scale * betas[: length - 1], scale * last, exhausted
+        scale * diagonal[:length], scale * off, scale * last, exhausted, scale * noise
     )
 
 

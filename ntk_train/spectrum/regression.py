@@ -3,11 +3,15 @@ r"""Linearised training and kernel ridge regression from products with the kerne
     ridge:  (Theta + r I) a = y - f_0,    f(x) = f_0(x) + Theta(x, X) a
     flow:   a_t = Theta^-1 (I - exp(-t h Theta)) (y - f_0)  ~  ||y - f_0|| Q g(T) e_1
 
-The linear system is solved by conjugate gradients of lineax, which stop at a relative residual; the
-residual that is reported is computed anew. Time t of gradient flow is a function of Lanczos' T,
-started at the residual (Y. Saad, *Analysis of Some Krylov Subspace Approximations to the Matrix
-Exponential Operator*, SIAM J. Numer. Anal. 29, 1992, section 2). The limits meet: a_t tends to the
-a of r = 0 (J. Lee et al., NeurIPS 2019, section 2.2), where the kernel is regular.
+The linear system is solved by conjugate gradients (M. Hestenes, E. Stiefel, *Methods of Conjugate
+Gradients for Solving Linear Systems*, J. Res. Natl. Bur. Stand. 49, 1952) with what float32 needs.
+The residual is computed anew every few steps, its norm says when to stop, and what is returned is
+the smoothed iterate, whose residual never rises (L. Zhou, H. Walker, *Residual Smoothing Techniques
+for Iterative Methods*, SIAM J. Sci. Comput. 15, 1994, equation 2.2). Time t of gradient flow is a
+function of Lanczos' T, started at the residual (Y. Saad, *Analysis of Some Krylov Subspace
+Approximations to the Matrix Exponential Operator*, SIAM J. Numer. Anal. 29, 1992, section 2). The
+limits meet: a_t tends to the a of r = 0 (J. Lee et al., NeurIPS 2019, section 2.2), where the
+kernel is regular.
 
 >>> import jax.numpy as jnp
 >>> from ntk_train.spectrum.lanczos import MatrixOperator
@@ -17,16 +21,17 @@ a of r = 0 (J. Lee et al., NeurIPS 2019, section 2.2), where the kernel is regul
 """
 
 import dataclasses
-import functools
 import math
-from typing import Any
+import warnings
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._arguments import real_array, real_number, whole_number
-from ntk_train.errors import KernelInputError
+from ntk_train.errors import ConvergenceWarning, KernelInputError, NonFiniteKernelError
+from ntk_train.spectrum.flow_error import rounded, unresolved
 from ntk_train.spectrum.lanczos import SymmetricOperator, checked_operator, tridiagonalise
 from ntk_train.spectrum.learning_rate import SquaredLoss
 from ntk_train.spectrum.linearised import check_squared, checked_rate, checked_time, response
@@ -38,8 +43,8 @@ class Coefficients:
 
     Attributes:
       coefficients: a, of the operator's shape.
-      error: relative: of the residual for a linear system; for gradient flow, by how much the
-        last tenth of the steps still changed a.
+      error: relative: of the residual for a linear system; for gradient flow an upper bound of
+        the norm by which a is off over that of a, infinite where none is known.
       steps: of the solver; for gradient flow the number of products, less where these were all.
     """
 
@@ -58,18 +63,22 @@ def kernel_ridge(
 ) -> Coefficients:
     """Solves (Theta + ridge I) a = residual by conjugate gradients.
 
+    The iterate of the smallest residual is returned, however far it came: compare `error` with
+    rtol. A `ConvergenceWarning` says that it stayed above, why, and what helps.
+
     Args:
       operator: a `KernelOperator` or `MatrixOperator`.
       residual: y - f_0 of the operator's shape.
       ridge: added to the diagonal; 0 needs a regular kernel.
-      rtol: relative residual at which to stop.
-      max_steps: by default ten times the dimension. See `error` for how far it came.
+      rtol: at which to stop, of the norm of what is left over that of the residual. Rounding keeps
+        it above eps of the operator's dtype times its condition number, or less.
+      max_steps: by default ten times the dimension.
 
     Raises:
       KernelInputError: the residual has another shape, the ridge is negative, or an argument is no
         finite number.
       DtypeError: the residual is complex.
-      ModuleNotFoundError: lineax is not installed.
+      NonFiniteKernelError: a product has NaN or infinite entries.
     """
     residual = _checked(operator, residual)
     ridge = real_number("ridge", ridge, "a number to add to the diagonal, 0 or more", least=0)
@@ -77,10 +86,15 @@ def kernel_ridge(
     limit = 10 * math.prod(operator.shape)
     if max_steps is not None:
         limit = whole_number("max_steps", max_steps, "how many steps at most, 1 or more, or None")
-    a, steps = _solve(operator, residual, jnp.asarray(ridge, residual.dtype), rtol, limit)
-    left = residual - _shifted(operator, a, ridge)
-    size = float(jnp.linalg.norm(residual))
-    return Coefficients(a, float(jnp.linalg.norm(left)) / size if size else 0.0, int(steps))
+    target, size = _unit(residual)
+    if not size:
+        return Coefficients(residual, 0.0, 0)
+    scale = _scale(operator, target, ridge)
+    best, left, taken = _conjugate_gradients(operator, target, ridge / scale, scale, rtol, limit)
+    error, steps = float(left), int(taken)
+    if error > rtol:
+        _warn_of_residual(error, rtol, steps, limit)
+    return Coefficients(best * (size / scale), error, steps)
 
 
 def gradient_flow(
@@ -113,24 +127,22 @@ def gradient_flow(
     learning_rate = checked_rate(learning_rate)
     time = checked_time(time, learning_rate)
     steps = whole_number("steps", steps, "how many products, 1 or more")
-    size = float(jnp.linalg.norm(residual))
+    target, size = _unit(residual)
     if not size:
         return Coefficients(residual, 0.0, 0)
     n, o = (*operator.shape, 1)[:2]
-    run, rows = tridiagonalise(operator, residual, min(steps, math.prod(operator.shape)))
+    run, rows = tridiagonalise(operator, target, min(steps, math.prod(operator.shape)))
 
-    def coefficients(count: int) -> np.ndarray:
-        theta, vectors = run.eigh(count)
-        gain = response(np.maximum(theta, 0), time, loss.curvature(n, o), learning_rate).gain
-        return size * (vectors @ (gain * vectors[0])) @ rows[:count]
-
-    count = len(run.diagonal)
-    a = coefficients(count)
+    theta, vectors = run.eigh()
+    pace = time, loss.curvature(n, o), learning_rate
+    gain = response(np.maximum(theta, 0), *pace).gain
+    y = vectors @ (gain * vectors[0])
     error = 0.0
-    if not run.exhausted:
-        before = coefficients(max(1, count - max(1, count // 10)))
-        error = float(np.linalg.norm(a - before) / np.linalg.norm(a))
-    return Coefficients(jnp.asarray(a.reshape(operator.shape), residual.dtype), error, count)
+    if np.any(y):
+        rounding = rounded(run, *pace) + 4 * float(jnp.finfo(residual.dtype).eps)
+        error = unresolved(run, *pace) / float(np.linalg.norm(y)) + rounding
+    a = (size * y @ rows).reshape(operator.shape)
+    return Coefficients(jnp.asarray(a, residual.dtype), float(error), len(run.diagonal))
 
 
 def _checked(operator: SymmetricOperator, residual: Any) -> jax.Array:
@@ -143,24 +155,146 @@ def _checked(operator: SymmetricOperator, residual: Any) -> jax.Array:
     return residual
 
 
-def _shifted(operator: Any, v: jax.Array, ridge: Any) -> jax.Array:
-    return operator.matvec(v) + ridge * v
+def _unit(v: jax.Array) -> tuple[jax.Array, float]:
+    """A vector of unit norm, and the norm, whose square may be too small for the dtype."""
+    size = float(jnp.max(jnp.abs(v)))
+    if not size:
+        return v, 0.0
+    length = float(jnp.linalg.norm(v / size))
+    return v / size / length, size * length
 
 
-@functools.partial(jax.jit, static_argnames=("rtol", "max_steps"))
-def _solve(
-    operator: Any, residual: jax.Array, ridge: jax.Array, rtol: float | int, max_steps: int
-) -> tuple[jax.Array, jax.Array]:
-    try:
-        import lineax
-    except ModuleNotFoundError as error:
-        msg = "Linear solves need lineax: pip install 'ntk_train[operator]'."
-        raise ModuleNotFoundError(msg) from error
-    shifted = lineax.FunctionLinearOperator(
-        lambda v: _shifted(operator, v, ridge),
-        jax.eval_shape(lambda: residual),
-        tags=lineax.positive_semidefinite_tag,
+def _scale(operator: Any, target: jax.Array, ridge: float) -> float:
+    """The size of a product, by which all are divided: squares then neither over- nor underflow."""
+    size = float(jnp.max(jnp.abs(operator.matvec(target) + ridge * target)))
+    if not math.isfinite(size):
+        msg = (
+            "A product with the operator has NaN or infinite entries: parameters, inputs or "
+            "outputs of the network are not finite, or overflow."
+        )
+        raise NonFiniteKernelError(msg)
+    return size or 1.0
+
+
+@jax.jit
+def _conjugate_gradients(
+    operator: Any,
+    target: jax.Array,
+    ridge: jax.Array,
+    scale: jax.Array,
+    rtol: jax.Array,
+    limit: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best iterate, the norm of its residual, and how many steps were taken.
+
+    Args:
+      operator: symmetric, positive semidefinite.
+      target: right side of (Theta / scale + ridge) x = target, of unit norm.
+      ridge: in units of the scale.
+      scale: see `_scale`.
+      rtol: norm of the residual at which to stop.
+      limit: of the steps.
+    """
+
+    def product(v: jax.Array) -> jax.Array:
+        return operator.matvec(v) / scale.astype(v.dtype) + ridge.astype(v.dtype) * v
+
+    def is_unfinished(state: _Iteration) -> jax.Array:
+        is_sound = (state.curvature > 0) & jnp.isfinite(state.square)
+        # In exact arithmetic there are no more steps than dimensions.
+        is_stuck = state.steps - state.fallen_at > target.size
+        return is_sound & ~is_stuck & ~(state.left_square <= rtol**2) & (state.steps < limit)
+
+    def step(state: _Iteration) -> _Iteration:
+        image = product(state.direction)
+        curvature = jnp.vdot(state.direction, image)
+        length = jnp.where(curvature > 0, state.square / curvature, 0)
+        x, residual = state.x + length * state.direction, state.residual - length * image
+        # The recurrence goes on to fall where rounding keeps the residual itself from it.
+        is_due = state.steps % _ANEW == _ANEW - 1
+        residual = jax.lax.cond(is_due, lambda: target - product(x), lambda: residual)
+        square = jnp.vdot(residual, residual)
+        change = residual - state.left
+        size = jnp.vdot(change, change)
+        share = jnp.where(size > 0, -jnp.vdot(state.left, change) / size, 0)
+        smooth, left = state.smooth + share * (x - state.smooth), state.left + share * change
+        is_due = is_due | (jnp.vdot(left, left) <= rtol**2)
+        left = jax.lax.cond(is_due, lambda: target - product(smooth), lambda: left)
+        left_square = jnp.vdot(left, left)
+        has_fallen = left_square < 0.98 * state.fallen_to
+        return _Iteration(
+            x=x,
+            residual=residual,
+            square=square,
+            direction=residual + square / state.square * state.direction,
+            curvature=curvature,
+            smooth=smooth,
+            left=left,
+            left_square=left_square,
+            fallen_to=jnp.where(has_fallen, left_square, state.fallen_to),
+            fallen_at=jnp.where(has_fallen, state.steps, state.fallen_at),
+            steps=state.steps + 1,
+        )
+
+    zero, square = jnp.zeros_like(target), jnp.vdot(target, target)
+    first = _Iteration(
+        x=zero,
+        residual=target,
+        square=square,
+        direction=target,
+        curvature=square,
+        smooth=zero,
+        left=target,
+        left_square=square,
+        fallen_to=square,
+        fallen_at=jnp.zeros((), int),
+        steps=jnp.zeros((), int),
     )
-    solver = lineax.CG(rtol=rtol, atol=0.0, max_steps=max_steps)
-    solution = lineax.linear_solve(shifted, residual, solver=solver, throw=False)
-    return solution.value, solution.stats["num_steps"]
+    last = jax.lax.while_loop(is_unfinished, step, first)
+    return last.smooth, jnp.linalg.norm(target - product(last.smooth)), last.steps
+
+
+_ANEW = 20  # steps, after which residuals are computed with products of their own
+
+
+class _Iteration(NamedTuple):
+    """One step of conjugate gradients.
+
+    Attributes:
+      x: the iterate.
+      residual: target - A x.
+      square: its squared norm.
+      direction: of the next step.
+      curvature: direction^T A direction, of the last step.
+      smooth: the smoothed iterate.
+      left: target - A smooth.
+      left_square: its squared norm.
+      fallen_to: the last value of that which was clearly below the one before.
+      fallen_at: its step.
+      steps: how many were taken.
+    """
+
+    x: jax.Array
+    residual: jax.Array
+    square: jax.Array
+    direction: jax.Array
+    curvature: jax.Array
+    smooth: jax.Array
+    left: jax.Array
+    left_square: jax.Array
+    fallen_to: jax.Array
+    fallen_at: jax.Array
+    steps: jax.Array
+
+
+def _warn_of_residual(error: float, rtol: float, steps: int, limit: int) -> None:
+    remedy = (
+        f"Raise max_steps={limit}, or the ridge."
+        if steps >= limit
+        else "Rounding allows no less: raise the ridge or rtol, or compute in float64."
+    )
+    msg = (
+        f"kernel_ridge came to a relative residual of {error:.2g} in {steps} steps, above "
+        f"rtol={rtol:g}; the best coefficients are returned. {remedy}"
+    )
+    warnings.warn(msg, ConvergenceWarning, stacklevel=3)

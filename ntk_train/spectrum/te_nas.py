@@ -4,8 +4,10 @@ r"""The training-free proxy of TE-NAS: the condition number of a small kernel at
 
 with BatchNorm in train mode on the batch, weights only (no biases), averaged over initialisations:
 W. Chen, X. Gong, Z. Wang, *Neural Architecture Search on ImageNet in Four GPU Hours: A
-Theoretically Inspired Perspective*, ICLR 2021, section 3.1.1 and equation 5. A lower one is taken
-as a sign that the network is easier to train.
+Theoretically Inspired Perspective*, ICLR 2021, section 3.1.1 and equation 5. Weights are what their
+code takes: each parameter whose name has "weight" in it (`lib/procedures/ntk.py` of
+VITA-Group/TENAS), and so in PyTorch the scale of BatchNorm too. A lower proxy is taken as a sign
+that the network is easier to train.
 
 It is the condition number of another kernel than the full one, or the trace: these may order
 networks otherwise. docs/diagnostics.md says by how much, on a small space.
@@ -61,8 +63,8 @@ class TeNasProxy:
 
 
 def weights_only(path: str) -> bool:
-    """Whether a path is that of a weight: Flax's "kernel" and "embedding"; no bias, no scale."""
-    return path.rpartition("/")[2] in ("kernel", "embedding")
+    """Whether PyTorch would name it a weight: a kernel, an embedding or the scale of a norm."""
+    return path.rpartition("/")[2] in ("kernel", "embedding", "scale")
 
 
 def te_nas_condition_number(

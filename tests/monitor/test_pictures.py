@@ -37,7 +37,7 @@ def many_layers(count):
     return {f"block_{i}/Dense": LayerDiagnostics(1 / count, 10.0**i) for i in range(count)}
 
 
-not_finite = Diagnostics(Spectrum(np.full(3, np.nan), np.nan), {})
+not_finite = Diagnostics(Spectrum(np.full(3, np.nan), np.nan, np.nan), {})
 CASES = {
     "usual": (measured(gram(12), many_layers(4)), np.arange(12) % 3),
     "full": (measured(np.einsum("nm,op->nomp", gram(4), np.eye(3))), np.eye(3)[[0, 1, 2, 0]]),

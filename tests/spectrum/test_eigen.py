@@ -1,12 +1,14 @@
 """The spectrum against constructed kernels whose eigenvalues are known exactly."""
 
+import itertools
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_train import DtypeError, KernelInputError, NonFiniteKernelError, kernel_spectrum
+from ntk_train import DtypeError, KernelInputError, NonFiniteKernelError, kernel_spectrum, ntk
+from tests import oracle
 
 
 def kernel_with(eigenvalues, dtype=np.float64):
@@ -61,12 +63,78 @@ def test_negative_eigenvalues_are_reported_and_not_clipped():
     assert found.condition_is_lower_bound
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e200, 1e300])
 def test_ratios_do_not_depend_on_the_scale(scale):
     found = kernel_spectrum(scale * kernel_with([1.0, 2.0, 3.0]))
     assert found.condition_number == pytest.approx(3)
     assert found.effective_rank == pytest.approx(36 / 14)
     assert found.lambda_max == pytest.approx(3 * scale)
+
+
+@pytest.mark.parametrize("n", [1, 3, 200])
+def test_bounded_numbers_stay_in_their_range_where_the_floor_is_above_all_eigenvalues(n):
+    eigenvalues = np.linspace(2, 1, n)
+    found = kernel_spectrum(kernel_with(eigenvalues), eps=2**-7)
+    expected = min(eigenvalues[0] / eigenvalues[-1], max(1, 2**7 / n))
+    assert found.condition_number == pytest.approx(expected)
+    assert found.numerical_rank >= 1
+    assert 1 <= found.estimated_condition_number <= 2 + 1e-12
+    negative = kernel_spectrum(np.diag([2.0, -1.9]))
+    assert negative.effective_rank == 1
+    assert negative.condition_is_lower_bound
+
+
+def test_the_estimated_floor_is_what_the_kernel_shows():
+    plain = kernel_spectrum(kernel_with([4.0, 3.0, 2.0, 1.0]))
+    assert plain.estimated_noise_floor == pytest.approx(2**-52 * np.sqrt(30.0), rel=1e-3)
+    assert kernel_spectrum(kernel_with([4.0, 2.0, -0.5])).estimated_noise_floor == pytest.approx(
+        0.5
+    )
+    noise = np.random.default_rng(0).normal(size=(300, 300)) * 1e-5
+    skew = (noise - noise.T) / 2
+    found = kernel_spectrum(np.eye(300) + skew)
+    assert found.estimated_noise_floor == pytest.approx(np.linalg.norm(skew, 2), rel=0.1)
+    assert found.noise_floor == pytest.approx(300 * 2**-52)
+
+
+def deep(params, x):
+    for weight in params[:-1]:
+        x = jnp.tanh(x @ weight)
+    return x @ params[-1]
+
+
+# Smooth functions of few inputs, whose spectra fall below any floor.
+@pytest.mark.parametrize(
+    ("n", "features", "width", "outputs", "implementation"),
+    [
+        (200, 1, 64, 1, "auto"),
+        (200, 1, 64, 1, "ntk_vector_products"),
+        (200, 1, 128, 1, "jacobian_contraction"),
+        (150, 3, 64, 1, "structured"),
+        (60, 1, 32, 5, "auto"),
+    ],
+)
+def test_the_estimated_floor_is_the_noise_of_kernels_in_float32(
+    n, features, width, outputs, implementation
+):
+    rng = np.random.default_rng(0)
+    sizes = (features, width, width, outputs)
+    weights = [rng.normal(size=s) / s[0] ** 0.5 for s in itertools.pairwise(sizes)]
+    params = [jnp.asarray(weight, jnp.float32) for weight in weights]
+    x = jnp.asarray(rng.normal(size=(n, features)), jnp.float32)
+    single = ntk(deep, params, x, implementation=implementation)
+    found = kernel_spectrum(single)
+    exact = oracle.kernel(deep, params, x, forward=False).reshape(n * outputs, -1)
+    values, vectors = np.linalg.eigh(exact)
+    floor = found.estimated_noise_floor
+    null = vectors[:, values < floor]
+    noise = np.linalg.norm(null.T @ (np.asarray(single).reshape(exact.shape) - exact) @ null, 2)
+    assert 0.5 < floor / noise < 15  # the guaranteed one is over 1000 times the noise
+    clear = found.eigenvalues > 5 * floor
+    np.testing.assert_allclose(found.eigenvalues[clear], values[::-1][clear], rtol=0.1)
+    assert found.numerical_rank < 0.8 * found.estimated_rank
+    assert found.estimated_rank <= np.sum(values > floor / 3)
+    assert found.condition_number < 0.01 * found.estimated_condition_number
 
 
 def test_one_entry_and_zeros():

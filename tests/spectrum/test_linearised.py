@@ -115,6 +115,17 @@ def test_what_does_not_fit():
         loss_departure([1.0], [0.0])
 
 
+def test_a_part_of_a_step_is_refused_by_all_alike():
+    model = LinearisedTraining(KERNEL, START, TARGETS, SquaredLoss(), 0.1)
+    for call in (
+        model.loss,
+        model.train_outputs,
+        lambda t: model.test_outputs(t, CROSS, TEST_START),
+    ):
+        with pytest.raises(KernelInputError, match=r"time=2.5; expected a whole number of steps"):
+            call(2.5)
+
+
 def test_an_infinite_time_is_the_limit_also_of_a_singular_kernel():
     jacobian = np.random.default_rng(0).normal(size=(4, 2))  # rank 2 of 4
     kernel = (jacobian @ jacobian.T).reshape(4, 1, 4, 1)

@@ -36,9 +36,9 @@ def by_hand(params):
     gradients = []
     for n in range(len(X)):
         g = jax.grad(lambda params, n=n: f(params, X)[n].sum())(params)
-        gradients.append(
-            np.concatenate([g[layer]["kernel"].ravel() for layer in ("Conv_0", "Dense_0")])
-        )
+        # Conv2d.weight, BatchNorm2d.weight and Linear.weight in PyTorch.
+        weights = g["Conv_0"]["kernel"], g["BatchNorm_0"]["scale"], g["Dense_0"]["kernel"]
+        gradients.append(np.concatenate([weight.ravel() for weight in weights]))
     eigenvalues = np.linalg.eigvalsh(np.stack(gradients) @ np.stack(gradients).T)
     return eigenvalues[-1] / eigenvalues[0]
 
@@ -61,13 +61,9 @@ def test_duplicated_inputs_make_it_a_lower_bound():
     assert found.spectra[0].numerical_rank == 5
 
 
-def test_weights_are_kernels_and_embeddings():
-    assert [weights_only(p) for p in ("a/kernel", "embedding", "a/bias", "BatchNorm_0/scale")] == [
-        True,
-        True,
-        False,
-        False,
-    ]
+def test_weights_are_what_is_named_so_in_pytorch():
+    paths = ("a/kernel", "embedding", "BatchNorm_0/scale", "a/bias", "BatchNorm_0/bias")
+    assert [weights_only(path) for path in paths] == [True, True, True, False, False]
 
 
 def test_what_does_not_fit():

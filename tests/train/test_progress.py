@@ -14,11 +14,13 @@ class Terminal(io.StringIO):
 def table(out):
     progress = Progress(start_step=0, num_train_steps=20, out=out)
     progress.header()
-    spectrum = Spectrum(np.array([100.0, 20.0, 1e-9]), 1e-3)
+    spectrum = Spectrum(np.array([100.0, 20.0, 1e-9]), 1e-3, 1e-6)
     progress.row(0, loss=None, evaluation={"accuracy": 0.5}, spectrum=spectrum)
     progress.restart_clock(1)
     progress.tick(10)
-    progress.row(10, loss=0.25, evaluation=None, spectrum=Spectrum(np.array([8.0, 2.0]), 1e-6))
+    progress.row(
+        10, loss=0.25, evaluation=None, spectrum=Spectrum(np.array([8.0, 2.0]), 1e-6, 1e-9)
+    )
     progress.row(20, loss=0.125, evaluation={"accuracy": 1.0}, spectrum=None)
     return out.getvalue()
 
