@@ -8,17 +8,18 @@
 The first two are the same, the third is `ntk_train.data.commands`, the last
 `ntk_train.report.commands`, which needs no more than tensorboard. `--config.<field>=<value>` sets
 a field of the config. Started again with the same `--workdir`, a run goes on from its last
-checkpoint. SIGTERM, as a cluster sends it, ends a run as Ctrl-C does: what is measured is written.
-With `--distributed` each process of a cluster reads its part of every batch, for one workdir.
+checkpoint. SIGTERM, as a cluster sends it, and Ctrl-C end a run after its step, with a checkpoint;
+`ntk_train.train.endings` has the exit codes, of which 0 is that of a finished run alone.
+With `--distributed` each process of a cluster
+reads its part of every batch, for one workdir.
 """
 
 import ast
 import contextlib
 import importlib.util
 import os
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 _EXTRA = ("absl", "grain", "ml_collections", "orbax")
 """What the trainer imports and the rest of the library does not."""
@@ -28,10 +29,7 @@ _WRITERS = (("clu", "tensorflow"), ("tensorboardX",))
 
 
 def cli() -> None:
-    """Runs the command line.
-
-    Exits with 0, with 1 on an error of the user's, 130 on Ctrl-C, 143 on SIGTERM.
-    """
+    """Runs the command line, and exits as `ntk_train.train.endings` says."""
     if sys.argv[1:2] == ["report"]:
         from ntk_train.report import commands as report
 
@@ -55,6 +53,9 @@ def cli() -> None:
 
     config_flags.DEFINE_config_file("config", None, "The config, path/to/config.py[:argument].")
     flags.DEFINE_string("workdir", None, "The folder for event files and checkpoints.")
+    flags.DEFINE_enum(
+        "resume", "same", ["same", "force"], "By which config a run goes on: its own, or any."
+    )
     flags.DEFINE_bool("distributed", False, "Whether this is one of several processes of a run.")
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(_main, flags_parser=_parse_flags)
@@ -85,9 +86,12 @@ def _main(argv: list[str]) -> None:
 
     if len(argv) > 1:
         sys.exit(f"ntk-train: unknown argument {argv[1]!r}; expected --config=... --workdir=...")
-    config, workdir = flags.FLAGS.config, os.path.abspath(os.path.expanduser(flags.FLAGS.workdir))
+    config, workdir = flags.FLAGS.config, flags.FLAGS.workdir.strip()
+    if workdir:
+        workdir = os.path.abspath(os.path.expanduser(workdir))
     if not flags.FLAGS["verbosity"].present:  # app.run sets INFO then
         logging.set_verbosity(logging.WARNING)  # the table is on the screen
+        logging.get_absl_handler().addFilter(_in_one_line)
     _keep_tensorflow_quiet()
     import jax
 
@@ -96,29 +100,38 @@ def _main(argv: list[str]) -> None:
 
     from ntk_train.errors import NTKError
     from ntk_train.monitor.compiled import keep_compiled_programs
-    from ntk_train.train import train_and_evaluate
+    from ntk_train.train import (
+        Interruption,
+        NotSavedError,
+        UnfinishedRunError,
+        train_and_evaluate,
+    )
+    from ntk_train.train.endings import is_out_of_space
 
     keep_compiled_programs()
-    signal.signal(signal.SIGTERM, _terminated)
     try:
-        state = train_and_evaluate(config, workdir)
+        with Interruption() as interruption:
+            state = train_and_evaluate(
+                config, workdir, resume=flags.FLAGS.resume, interruption=interruption
+            )
+    except UnfinishedRunError as error:
+        print(f"ntk-train: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     # OSError: the config file was not found, which shows at its first use.
     except (NTKError, ModuleNotFoundError, OSError) as error:
-        sys.exit(f"ntk-train: {error}")
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. The same command goes on from the last checkpoint in {workdir}, if")
-        print("there is one, and from the start if not.")
-        sys.exit(130)
+        print(f"ntk-train: {error}", file=sys.stderr)
+        sys.exit(NotSavedError.exit_code if is_out_of_space(error) else 1)
     if jax.process_index() == 0:
         print(f"\nDone, {int(state.step)} steps. TensorBoard files and checkpoints: {workdir}")
         print(f"To open them:  tensorboard --logdir {workdir}")
 
 
-def _terminated(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
-    """Ends the run as an exception does, so that event files and hook are closed."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
-    print("\nTerminated. The same command goes on from the last checkpoint.", flush=True)
-    sys.exit(128 + number)
+def _in_one_line(record: Any) -> bool:
+    """Cuts what Orbax and clu log to its first line: on a full disk they log pages of calls."""
+    if record.name == "absl":
+        lines = record.getMessage().splitlines() or [""]
+        record.msg, record.args, record.exc_info = lines[0], (), None
+    return True
 
 
 def _keep_tensorflow_quiet() -> None:

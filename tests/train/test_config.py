@@ -56,12 +56,21 @@ def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
     config, path = default.get_config(), tmp_path / "config.json"
     configs.save_config(config, path)
     assert json.loads(path.read_text())["optimizer"]["name"] == "adamw"
-    assert configs.changes(config, path) == ""
+    assert configs.changes(config, path) == []
     config.optimizer.learning_rate = 0.5
-    assert configs.changes(config, path) == "optimizer/learning_rate was 0.003 and is 0.5"
-    assert configs.changes(config, tmp_path / "missing.json") == ""
-    path.write_text(path.read_text()[:40])
-    assert configs.changes(config, path).startswith("config.json cannot be read: ")
+    with config.unlocked():
+        del config.batch_size
+        config.model.kwargs.width = None
+    assert configs.changes(config, path) == [
+        "config.batch_size was 64 and is not there",
+        "config.model.kwargs.width was not there and is None",
+        "config.optimizer.learning_rate was 0.003 and is 0.5",
+    ]
+    assert configs.changes(config, tmp_path / "missing.json") == []
+    for content in (path.read_text()[:40], "[]"):
+        path.write_text(content)
+        (said,) = configs.changes(config, path)
+        assert said.startswith("config.json cannot be read: ")
 
 
 @pytest.mark.parametrize(
