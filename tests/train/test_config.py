@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("ml_collections")
 
-from configs import default, quickstart
+from ntk_train.configs import default, quickstart
 from ntk_train.train import ConfigError
 from ntk_train.train import config as configs
 from ntk_train.train.setup import make_hook, make_setup
@@ -24,7 +24,7 @@ def test_a_typo_is_refused_with_a_suggestion():
 def test_arguments_of_config_files():
     assert "widths" in default.get_config("fcn").model.kwargs
     assert quickstart.get_config("ten").dataset.kwargs.classes is None
-    with pytest.raises(ValueError, match="expected :two, :ten"):
+    with pytest.raises(ValueError, match="expected one of 'ten', 'two'"):
         quickstart.get_config("three")
     with pytest.raises(ValueError, match="Did you mean 'fcn'"):
         default.get_config("fnc")

@@ -13,7 +13,7 @@ pytest.importorskip("clu")
 
 from clu import metric_writers
 
-from configs import default
+from ntk_train.configs import default
 from ntk_train.monitor.pipeline import Pipeline
 from ntk_train.monitor.program import KernelProgram
 from ntk_train.train import InterruptedRunError, Interruption, train_and_evaluate

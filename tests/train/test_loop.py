@@ -12,7 +12,7 @@ from clu import metric_writers
 from tensorboard.backend.event_processing import event_accumulator
 from tensorboard.util import tensor_util
 
-from configs import default
+from ntk_train.configs import default
 from ntk_train.models import CNN
 from ntk_train.monitor.history import History
 from ntk_train.train import (
