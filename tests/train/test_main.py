@@ -105,6 +105,7 @@ def test_a_run_prints_its_table_and_where_to_look(tmp_path):
         ("--config.dataset.kwargs.classes=(3, 12)", "ntk-train: config.dataset: classes=(3, 12)"),
         (
             "--config.optimizer.learning_rate=-0.1",
+            "ntk-train: config.optimizer: learning_rate=-0.1",
         ),
         ("--workdir=", "ntk-train: workdir is empty"),
     ],
