@@ -142,6 +142,7 @@ def read_run(folder: pathlib.Path) -> Run:
         raise ReportError(msg)
     config, problem = _config(folder / "config.json")
     problems += [problem] if problem else []
+    problems += _earlier_configs(folder)
     return Run(
         folder=folder,
         scalars=scalars,
@@ -247,3 +248,36 @@ def _config(path: pathlib.Path) -> tuple[Mapping[str, Any] | None, str | None]:
     except (OSError, ValueError) as error:
         return None, f"config.json could not be read: {error}"
     return (config, None) if isinstance(config, dict) else (None, "config.json holds no config.")
+
+
+def _earlier_configs(folder: pathlib.Path) -> list[str]:
+    """What the configs of earlier steps were, of a run that went on by another one."""
+    paths = {}
+    for path in folder.glob("config_until_*.json"):
+        step = path.stem.removeprefix("config_until_")
+        if step.isdigit() and int(step) > 0:  # of 0 there are no steps
+            paths[int(step)] = path
+    said = []
+    configs = [_config(paths[step])[0] or {} for step in sorted(paths)]
+    configs.append(_config(folder / "config.json")[0] or {})
+    for step, old, new in zip(sorted(paths), configs, configs[1:], strict=False):
+        before, after = flat(old), flat(new)
+        fields = sorted(before.keys() | after.keys())
+        changed = [
+            f"{name} was {before.get(name, 'not there')}, then {after.get(name, 'not there')}"
+            for name in fields
+            if before.get(name) != after.get(name)
+        ]
+        said.append(f"From step {step:,} on the run had another config: {'; '.join(changed)}.")
+    return said
+
+
+def flat(config: Mapping[str, Any], start: str = "") -> dict[str, str]:
+    """A config as texts by the names of its fields, "optimizer.name" for example."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{start}{key}.")
+        else:
+            found[f"{start}{key}"] = str(value)
+    return found

@@ -116,6 +116,18 @@ def test_what_is_no_event_file_is_said(tmp_path):
     assert config.startswith("config.json could not be read")
 
 
+def test_a_run_that_went_on_by_another_config_is_said(tmp_path):
+    folder = make_run(tmp_path)
+    for step, rate in ((0, 9.0), (5, 0.5), (10, 0.25)):
+        config = {"model": {"name": "cnn"}, "rate": rate, "num_train_steps": 10}
+        (folder / f"config_until_{step}.json").write_text(json.dumps(config))
+    assert read_run(folder).problems == (
+        "From step 5 on the run had another config: rate was 0.5, then 0.25.",
+        "From step 10 on the run had another config: model.kwargs was not there, then {}; "
+        "rate was 0.25, then not there.",
+    )
+
+
 def test_errors_name_the_argument_and_the_remedy(tmp_path):
     with pytest.raises(ReportError, match=r"WORKDIR .*missing is no folder"):
         read_run(tmp_path / "missing")
