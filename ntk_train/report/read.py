@@ -254,9 +254,9 @@ def _earlier_configs(folder: pathlib.Path) -> list[str]:
     """What the configs of earlier steps were, of a run that went on by another one."""
     paths = {}
     for path in folder.glob("config_until_*.json"):
-        step = path.stem.removeprefix("config_until_")
-        if step.isdigit() and int(step) > 0:  # of 0 there are no steps
-            paths[int(step)] = path
+        number = path.stem.removeprefix("config_until_")
+        if number.isdigit() and int(number) > 0:  # of 0 there are no steps
+            paths[int(number)] = path
     said = []
     configs = [_config(paths[step])[0] or {} for step in sorted(paths)]
     configs.append(_config(folder / "config.json")[0] or {})

@@ -223,6 +223,8 @@ def test_where_all_are_damaged_none_is_trained_over(run_of_six, tmp_path):
     assert sorted(p.name for p in (workdir / "damaged_checkpoints").iterdir()) == ["2", "4", "6"]
 
 
+# TensorStore answers when Orbax, which raised at the first damaged file, waits no more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_one_without_checksums_that_cannot_be_read_is_refused_in_short(run_of_six, tmp_path):
     workdir = copied(run_of_six, tmp_path)
     truncated(workdir / "checkpoints" / "6")
