@@ -30,6 +30,7 @@ from ntk_train.train.kept import Kept, Stop
 from ntk_train.train.placement import Placement
 from ntk_train.train.progress import Progress
 from ntk_train.train.setup import Setup
+from ntk_train.train.slowdown import Slowdown
 from ntk_train.train.state import TrainState
 from ntk_train.train.step import Batch, Metrics, evaluate, make_eval_step, make_train_step
 from ntk_train.train.writing import NoWriter, make_report
@@ -90,6 +91,7 @@ class Run:
         self._loss: float | None = None  # of the last log
         self._row: Row | None = None  # measured, and not printed yet
         self._stop: Stop | None = None
+        self._slowdown = Slowdown()
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -118,6 +120,9 @@ class Run:
         self._show(wait=True)
         if self._stop is not None:
             self._progress.note(f"Stopped, {self._stop.reason}.")
+        slowdown = self._slowdown.value
+        if slowdown is not None:
+            self._progress.note(f"The kernels made training {max(slowdown, 0):.1%} slower.")
         return self._state
 
     def _train(self) -> None:
@@ -182,6 +187,7 @@ class Run:
         if evaluates or saves or kernel or self._due(step, config.log_every_steps):
             self._log(step)
         self._measure(step, evaluates=evaluates)
+        self._slowdown.busy = self.hook is not None and not self.hook.wait(0)
         if saves or self._stop is not None:
             self._save()
         self._report(step)
@@ -191,8 +197,9 @@ class Run:
     def _save(self) -> pathlib.Path:
         """Saves the state, after the events before it, which a run that goes on makes no more."""
         kept = Kept.of(self.hook, self._stop)
-        self.writer.flush()
-        return self._checkpoints.save(self._state, kept)
+        with self._slowdown.paused():
+            self.writer.flush()
+            return self._checkpoints.save(self._state, kept)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self._last
@@ -204,12 +211,16 @@ class Run:
           NonFiniteLossError: one of these steps diverged.
         """
         pending, self._pending = jax.device_get(self._pending), []
+        self._slowdown.log(step)
         finite = [metrics for metrics in pending if not metrics["diverged"]]
         made = step - len(pending) + len(finite)
         if finite:
             self._loss = float(np.mean([metrics["loss"] for metrics in finite]))
             accuracy = float(np.mean([metrics["accuracy"] for metrics in finite]))
             scalars = {"train_loss": self._loss, "train_accuracy": accuracy}
+            slowdown = self._slowdown.value
+            if slowdown is not None:
+                scalars["kernel_slowdown"] = slowdown
             self.writer.write_scalars(made, scalars | {"learning_rate": self._rate(made)})
             self._progress.tick(made)
         if made < step:
@@ -244,7 +255,8 @@ class Run:
         """Evaluates if asked to, lets the hook decide for itself, and has a row of it printed."""
         if evaluates or (self.hook is not None and self._due(step, self._config.ntk.every_steps)):
             self._show(wait=True)  # before the next measurement takes the place of the last
-        evaluation = self._evaluate(step) if evaluates else None
+        with self._slowdown.paused():
+            evaluation = self._evaluate(step) if evaluates else None
         begun = self._run_hook(step)
         if evaluation is not None or begun:
             self._row = Row(step, self._loss, evaluation)
