@@ -20,7 +20,7 @@ FIND_PYTHON = for p in $(PYTHON) python3 python3.13 python3.12 python3.11 python
 
 # A new folder each time: a finished run would be found and not trained again.
 quickstart: $(STAMP)
-	$(BIN)/python -m ntk_train.main --config=configs/quickstart.py \
+	$(BIN)/python -m ntk_train.main --config=quickstart \
 		--workdir=$(RUNS)/quickstart-$$(date +%Y%m%d-%H%M%S)
 
 test: lint types unit

@@ -7,7 +7,7 @@ for `ntk_train.data` and as TFRecord for tf.data. Each pipeline reads records, d
 resized crops of 224 x 224, flips, normalises to float32 and batches, with 2 threads; in turns, so
 that what else the machine does meets all of them. tf.data comes in two forms: the whole image is
 decoded and then cropped, or only the crop is (`decode_and_crop_jpeg`). Both interpolate linearly.
-One more row is ours in uint8, which configs/imagenet.py trains with: the device normalises.
+One more row is ours in uint8, with which `--config=imagenet` trains: the device normalises.
 
 Hardware and run time: 2 CPU cores, 2 minutes. Result: `results/benchmark_input.csv`, the median
 and the extremes over the rounds, and the load of the machine, which others may share. Expected:

@@ -20,6 +20,7 @@ ORDER = [
     {"spectrum"},
     {"monitor"},
     {"models", "data"},
+    {"configs"},
     {"train", "report"},
     {"main"},
 ]

@@ -155,7 +155,7 @@ def _curve(line: Line, x: Scale, y: Scale) -> str:
     if drawn.sum() <= 40 and not line.dashed:
         marked = np.isin(series.steps, line.series.steps[hollow]) if hollow is not None else None
         for i in np.flatnonzero(drawn):
-            fill = "#fff" if marked is not None and marked[i] else colour
+            fill = "var(--paper)" if marked is not None and marked[i] else colour
             cx, cy = places[i]
             parts.append(
                 f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="2.6" fill="{fill}" stroke="{colour}"/>'

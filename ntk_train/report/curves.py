@@ -52,7 +52,7 @@ _CHARTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def training_charts(run: Run) -> list[Chart]:
-    """Loss, accuracy and learning rate, by what their tags end with."""
+    """Loss, accuracy, learning rate and slowdown, by what their tags end with."""
     tags = [tag for tag in run.scalars if not any(tag.startswith(f"{k}/") for k in run.kernels)]
 
     def lines(pattern: str) -> tuple[Line, ...]:
@@ -67,6 +67,14 @@ def training_charts(run: Run) -> list[Chart]:
         Chart("Accuracy", "on the same examples as the loss", accuracy, log=False, percent=percent),
         Chart(
             "Learning rate", "of the update before the step", lines(r"(^|[/_])(learning_rate|lr)$")
+        ),
+        Chart(
+            "Slowdown",
+            "of training by its kernels, so far",
+            lines(r"(^|/)kernel_slowdown$"),
+            log=False,
+            percent=True,
+            zero=True,
         ),
     ]
 

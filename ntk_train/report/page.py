@@ -47,9 +47,9 @@ def page_of(run: Run, *, frames: int = 6) -> str:
     style = (own / "page.css").read_text(encoding="utf-8")
     script = (own / "page.js").read_text(encoding="utf-8")
     name = html.escape(run.folder.absolute().name)
-    body = [_head(run), _failures(run)]
-    body += [_kernel(run, prefix, frames) for prefix in run.kernels]
-    body.append(_rest(run))
+    sections = [_kernel(run, prefix, frames) for prefix in run.kernels]
+    sections.append(_rest(run))
+    body = [_head(run), _failures(run), parts.contents("".join(sections)), *sections]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: tangent '
         'kernel</title><meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -86,17 +86,17 @@ def _failures(run: Run) -> str:
 
 
 def _kernel(run: Run, prefix: str, frames: int) -> str:
-    title = ""
-    if len(run.kernels) > 1:
-        title = f'<h2 class="kernel">Kernel <code>{html.escape(prefix)}</code></h2>'
+    at = html.escape(prefix)  # before the addresses of its sections
+    title = f'<h2 class="kernel" id="{at}">Kernel <code>{at}</code></h2>'
     kernel = run.kernel(prefix)
     charts = [*training_charts(run), *kernel_charts(kernel)]
     return (
-        f"{title}{parts.key_numbers(kernel)}"
-        f"<section><h2>Over the steps</h2>{_grid(charts, run.step_range)}</section>"
-        f"{parts.layers(kernel)}{parts.pictures(kernel, frames)}"
-        f"<section><h2>Convention</h2><p class='note'>What these numbers mean. Compare them only "
-        f"with those of the same one.</p>{parts.convention(kernel)}</section>"
+        f"{title if len(run.kernels) > 1 else ''}{parts.key_numbers(kernel)}"
+        f'<section><h2 id="{at}-steps">Over the steps</h2>{_grid(charts, run.step_range)}</section>'
+        f"{parts.layers(kernel, at)}{parts.pictures(kernel, frames, at)}"
+        f'<section><h2 id="{at}-convention">Convention</h2>'
+        '<p class="note">What these numbers mean. Compare them only with those of the same one.'
+        f"</p>{parts.convention(kernel)}</section>"
     )
 
 
@@ -107,7 +107,8 @@ def _grid(charts: list[Chart], steps: tuple[int, int]) -> str:
 def _rest(run: Run) -> str:
     files = f"{run.num_files} event file{'s' if run.num_files > 1 else ''}"
     return (
-        f"<section><details><summary>Config</summary>{parts.settings(run)}</details>"
+        f'<section><h2 id="rest">Config and all numbers</h2>'
+        f"<details><summary>Config</summary>{parts.settings(run)}</details>"
         f"<details><summary>All numbers</summary>{parts.all_numbers(run)}</details></section>"
         f"<footer>From {files} in <code>{html.escape(str(run.folder))}</code>, by ntk_train "
         f"{__version__}. docs/diagnostics.md defines each number.</footer>"

@@ -3,14 +3,14 @@
 import html
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ntk_train.report.charts import data_uri, shown
 from ntk_train.report.curves import layer_series
-from ntk_train.report.read import Kernel, Run, Series
+from ntk_train.report.read import Kernel, Run, Series, flat
 from ntk_train.spectrum.quantities import CATALOGUE, quantity
 
 _PICTURES = {
@@ -49,8 +49,27 @@ def key_numbers(kernel: Kernel) -> str:
     return f'<dl class="tiles">{"".join(tiles)}</dl>'
 
 
-def pictures(kernel: Kernel, most: int) -> str:
-    """The pictures of some steps, the first and the last among them, with one slider for all."""
+def contents(sections: str) -> str:
+    """Links to the headings of the page that have an address.
+
+    Args:
+      sections: the page's HTML, from which its headings are taken.
+    """
+    found = re.findall(r'<h2(?: class="(\w+)")? id="([^"]+)">(.*?)</h2>', sections)
+    items = "".join(
+        f'<li class="{kind}"><a href="#{address}">{text}</a></li>' for kind, address, text in found
+    )
+    return f'<nav aria-label="Contents"><ul>{items}</ul></nav>'
+
+
+def pictures(kernel: Kernel, most: int, at: str) -> str:
+    """The pictures of some steps, the first and the last among them, with one slider for all.
+
+    Args:
+      kernel: whose pictures.
+      most: of how many steps.
+      at: before the address of the section.
+    """
     figures = []
     steps = _some(sorted(set().union(*kernel.images.values())), most)
     for name, frames in sorted(kernel.images.items(), key=_picture_order):
@@ -77,8 +96,9 @@ def pictures(kernel: Kernel, most: int) -> str:
         f'value="{len(steps) - 1}" step="1"></label>'
     )
     return (
-        f'<section class="gallery"><header><h2>Pictures</h2>{slider if len(steps) > 1 else ""}'
-        f'</header><div class="grid">{"".join(figures)}</div></section>'
+        f'<section class="gallery"><header><h2 id="{at}-pictures">Pictures</h2>'
+        f"{slider if len(steps) > 1 else ''}</header>"
+        f'<div class="grid">{"".join(figures)}</div></section>'
     )
 
 
@@ -106,8 +126,13 @@ def smaller(png: bytes) -> bytes:
     return min(png, out.getvalue(), key=len)
 
 
-def layers(kernel: Kernel) -> str:
-    """A table of the layers at the last step, with bars of their shares of the trace."""
+def layers(kernel: Kernel, at: str) -> str:
+    """A table of the layers at the last step, with bars of their shares of the trace.
+
+    Args:
+      kernel: whose layers.
+      at: before the address of the section.
+    """
     shares = layer_series(kernel, "trace_share")
     if not shares:
         return ""
@@ -131,8 +156,9 @@ def layers(kernel: Kernel) -> str:
     heads = "".join(f"<th>{head}</th>" for head in columns)
     step = max(series.steps[-1] for series in shares.values())
     return (
-        f'<section><h2>Layers at step {step:,}</h2><p class="note">Share of the trace; the mark is '
-        f'where it was at first.</p><div class="wide"><table class="layers"><thead><tr>'
+        f'<section><h2 id="{at}-layers">Layers at step {step:,}</h2>'
+        '<p class="note">Share of the trace; the mark is where it was at first.</p>'
+        '<div class="wide" tabindex="0"><table class="layers"><thead><tr>'
         f'<th>layer</th><th class="bars">share of the trace</th><th></th>{heads}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
@@ -155,15 +181,7 @@ def settings(run: Run) -> str:
     """The config, flattened."""
     if run.config is None:
         return '<p class="note">There is no config.json, as the trainer writes it.</p>'
-    return table(list(_flat(run.config)))
-
-
-def _flat(config: Mapping[str, Any], start: str = "") -> Iterable[tuple[str, str]]:
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{start}{key}.")
-        else:
-            yield f"{start}{key}", str(value)
+    return table(flat(run.config).items())
 
 
 def all_numbers(run: Run) -> str:
@@ -176,19 +194,20 @@ def all_numbers(run: Run) -> str:
         found += [finite.min(), finite.max()] if finite.size else [np.nan] * 2
         rows.append([tag, str(len(series.steps)), *(shown(float(value), False) for value in found)])
     heads = ["tag", "points", "first", "last", "least", "largest"]
-    return f'<div class="wide">{table(rows, heads)}</div>'
+    return table(rows, heads)
 
 
 def table(rows: Iterable[Iterable[str]], heads: Iterable[str] = ()) -> str:
-    """Rows as a table, the first cell of each as its head."""
+    """Rows as a table that scrolls where it is too wide, the first cell of each as its head."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
     body = []
     for first, *rest in rows:
         cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in rest)
         body.append(f"<tr><th>{html.escape(first)}</th>{cells}</tr>")
+    head = f"<thead><tr>{head}</tr></thead>" if head else ""
     return (
-        f'<table class="values">{f"<thead><tr>{head}</tr></thead>" if head else ""}'
-        f"<tbody>{''.join(body)}</tbody></table>"
+        f'<div class="wide" tabindex="0"><table class="values">{head}'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 

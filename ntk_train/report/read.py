@@ -1,14 +1,17 @@
 """A run out of its folder: what its event files hold, each number once for each step.
 
 A run that was interrupted has several event files. Where a later one begins at step s again, what
-an earlier one says of that tag from s on is of steps that were taken back, and is left out.
+an earlier one says of that tag from s on is of steps that were taken back, and is left out. Which
+is later says the trainer's list of them, or else the time in their names; the one with the least
+step comes first in any case, as clocks are set back now and then.
 """
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -115,11 +118,13 @@ def read_run(folder: pathlib.Path) -> Run:
       ModuleNotFoundError: tensorboard is not installed.
     """
     files = _event_files(folder)
-    merged: dict[tuple[str, str], dict[int, Any]] = {}
-    problems = []
+    merged: _Content = {}
+    problems, contents = [], []
     for path in files:
         found, problem = _read_file(path)
         problems += [problem] if problem else []
+        contents.append(found)
+    for found in _begun_in_order(contents):
         for key, values in found.items():
             earlier, first = merged.get(key, {}), min(values)
             kept = {step: value for step, value in earlier.items() if step < first}
@@ -137,6 +142,7 @@ def read_run(folder: pathlib.Path) -> Run:
         raise ReportError(msg)
     config, problem = _config(folder / "config.json")
     problems += [problem] if problem else []
+    problems += _earlier_configs(folder)
     return Run(
         folder=folder,
         scalars=scalars,
@@ -154,7 +160,11 @@ def _event_files(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
         msg = f"WORKDIR {folder} is no folder; expected that of a run, as --workdir of ntk-train."
         raise ReportError(msg)
-    files = sorted(path for path in folder.glob(_EVENT_FILES) if path.is_file())
+    order = _listed(folder / "event_files.json")
+    files = sorted(
+        (path for path in folder.glob(_EVENT_FILES) if path.is_file()),
+        key=lambda path: (order.get(path.name, len(order)), path.name),
+    )
     if not files:
         below = sorted({str(path.parent) for path in folder.rglob(_EVENT_FILES)})
         remedy = "Was another folder the --workdir of the run, or the writer's?"
@@ -165,12 +175,38 @@ def _event_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return files
 
 
-def _read_file(path: pathlib.Path) -> tuple[dict[tuple[str, str], dict[int, Any]], str | None]:
+def _listed(path: pathlib.Path) -> dict[str, int]:
+    """The places of event files in the list that the trainer keeps of those before its own."""
+    try:
+        names = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): i for i, name in enumerate(names)} if isinstance(names, list) else {}
+
+
+_Content: TypeAlias = dict[tuple[str, str], dict[int, Any]]
+"""Values by plugin and tag, and step."""
+
+
+def _begun_in_order(contents: list[_Content]) -> list[_Content]:
+    """The first of those with the least step comes first: no run goes on before it is begun."""
+    begins = [_first_step(found) for found in contents]
+    first = begins.index(min(begins))
+    return [contents[first], *contents[:first], *contents[first + 1 :]]
+
+
+def _first_step(found: _Content) -> float:
+    """That of its numbers, as texts are written as of step 0."""
+    steps = [min(values) for (plugin, _), values in found.items() if plugin == "scalars"]
+    return min(steps, default=math.inf)
+
+
+def _read_file(path: pathlib.Path) -> tuple[_Content, str | None]:
     """Values by plugin, tag and step, and what is wrong with the file."""
     from tensorboard.util import tensor_util
 
     plugins: dict[str, str] = {}
-    found: dict[tuple[str, str], dict[int, Any]] = {}
+    found: _Content = {}
     try:
         for event in read_events(path):
             for value in event.summary.value:
@@ -212,3 +248,36 @@ def _config(path: pathlib.Path) -> tuple[Mapping[str, Any] | None, str | None]:
     except (OSError, ValueError) as error:
         return None, f"config.json could not be read: {error}"
     return (config, None) if isinstance(config, dict) else (None, "config.json holds no config.")
+
+
+def _earlier_configs(folder: pathlib.Path) -> list[str]:
+    """What the configs of earlier steps were, of a run that went on by another one."""
+    paths = {}
+    for path in folder.glob("config_until_*.json"):
+        number = path.stem.removeprefix("config_until_")
+        if number.isdigit() and int(number) > 0:  # of 0 there are no steps
+            paths[int(number)] = path
+    said = []
+    configs = [_config(paths[step])[0] or {} for step in sorted(paths)]
+    configs.append(_config(folder / "config.json")[0] or {})
+    for step, old, new in zip(sorted(paths), configs, configs[1:], strict=False):
+        before, after = flat(old), flat(new)
+        fields = sorted(before.keys() | after.keys())
+        changed = [
+            f"{name} was {before.get(name, 'not there')}, then {after.get(name, 'not there')}"
+            for name in fields
+            if before.get(name) != after.get(name)
+        ]
+        said.append(f"From step {step:,} on the run had another config: {'; '.join(changed)}.")
+    return said
+
+
+def flat(config: Mapping[str, Any], start: str = "") -> dict[str, str]:
+    """A config as texts by the names of its fields, "optimizer.name" for example."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{start}{key}.")
+        else:
+            found[f"{start}{key}"] = str(value)
+    return found

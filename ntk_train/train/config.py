@@ -53,38 +53,52 @@ def check(config: ConfigDict) -> None:
 
 
 def save_config(config: ConfigDict, path: pathlib.Path) -> None:
-    """Writes the config as JSON; values that JSON lacks are written as text."""
-    path.write_text(config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+    """Writes the config as JSON, in one step; values that JSON lacks are written as text."""
+    new = path.with_suffix(".new")
+    new.write_text(config.to_json_best_effort(indent=2, sort_keys=True) + "\n")
+    new.replace(path)
 
 
-def changes(config: ConfigDict, path: pathlib.Path) -> str:
-    """What differs between the config and the one saved there, as text; "" if nothing does."""
+def changes(config: ConfigDict, path: pathlib.Path) -> list[str]:
+    """What differs between the config and the one saved there: a text for each field.
+
+    A file that cannot be read differs; where there is none, nothing does.
+    """
     if not path.exists():
-        return ""
+        return []
     # Through JSON both, so that tuples and lists compare equal.
     try:
-        old = flat_hparams(json.loads(path.read_text()))
-    except ValueError as error:  # cut off when a run was killed; what it says is a warning only
-        return f"{path.name} cannot be read: {error}"
-    new = flat_hparams(json.loads(config.to_json_best_effort()))
-    return ", ".join(
-        f"{name} was {old.get(name)} and is {new.get(name)}"
+        old = flat_hparams(json.loads(path.read_text()), separator=".")
+    except (ValueError, AttributeError) as error:
+        return [f"{path.name} cannot be read: {error}"]
+    new = flat_hparams(json.loads(config.to_json_best_effort()), separator=".")
+    return [
+        f"config.{name} was {_said(old, name)} and is {_said(new, name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    )
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT)
+    ]
 
 
-def flat_hparams(config: Mapping[str, Any], prefix: str = "") -> dict[str, HParam]:
+_ABSENT = object()
+
+
+def _said(config: Mapping[str, HParam], name: str) -> str:
+    return str(config[name]) if name in config else "not there"
+
+
+def flat_hparams(
+    config: Mapping[str, Any], prefix: str = "", separator: str = "/"
+) -> dict[str, HParam]:
     """The config as a flat dict of values that TensorBoard's hparams can hold.
 
-    Keys are joined with "/". None, sequences, dtypes and functions become text: writers fail on
-    them, and an asynchronous writer fails later, elsewhere.
+    Keys are joined with the separator. None, sequences, dtypes and functions become text: writers
+    fail on them, and an asynchronous writer fails later, elsewhere.
     """
     flat: dict[str, HParam] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping | ConfigDict):
-            flat |= flat_hparams(value, f"{name}/")
+            flat |= flat_hparams(value, f"{name}{separator}", separator)
         else:
             flat[name] = _plain(value)
     return flat

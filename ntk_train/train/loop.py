@@ -8,17 +8,12 @@ The numbers of a kernel come from the hook's own thread while training goes on. 
 when they are there; a checkpoint waits for them, as it holds the kernels that later ones are
 compared with.
 
-A run that is started again with the same folder goes on from its last checkpoint, with the same
-batches, and ends with the same parameters, bit for bit on a CPU, as if it had not been stopped.
-One that its kernel has stopped says so again, unless the bound was raised.
-
 Several processes do the same steps and measure the same kernels; the first one writes and prints,
 and decides for all whether to stop.
 """
 
-import contextlib
-import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -26,121 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from ntk_train.data import check_probes, save_probes
 from ntk_train.data.pipeline import eval_batches, train_batches
-from ntk_train.errors import NTKError
 from ntk_train.monitor import HookSet
-from ntk_train.train import config as configs
 from ntk_train.train.checkpoint import Checkpoints
+from ntk_train.train.endings import InterruptedRunError, NonFiniteLossError, diverged, in_short
+from ntk_train.train.interruption import Interruption
 from ntk_train.train.kept import Kept, Stop
 from ntk_train.train.placement import Placement
 from ntk_train.train.progress import Progress
-from ntk_train.train.setup import Setup, make_hook, make_setup, probe_checksums
+from ntk_train.train.setup import Setup
+from ntk_train.train.slowdown import Slowdown
 from ntk_train.train.state import TrainState
 from ntk_train.train.step import Batch, Metrics, evaluate, make_eval_step, make_train_step
-from ntk_train.train.writing import NoWriter, flush, make_report, make_writer, write_charts
-
-_log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(NTKError, ArithmeticError):
-    """Training diverged: the loss or a parameter became NaN or infinite."""
-
-
-def train_and_evaluate(config: ConfigDict, workdir: str | pathlib.Path) -> TrainState:
-    """Trains a network and logs its test accuracy and its tangent kernel's spectrum.
-
-    Args:
-      config: with the fields of `configs/default.py`.
-      workdir: for event files, `checkpoints/` and `config.json`; made if it does not exist. A run
-        that it holds already is continued.
-
-    Returns:
-      The state after the last step, or after the one at which its kernel stopped the run.
-
-    Raises:
-      ConfigError: a value of the config is at fault, or does not fit the run in `workdir`.
-      KernelInputError: `config.ntk` asks for a kernel that cannot be computed.
-      NonFiniteLossError: training diverged; the last finite state is saved.
-    """
-    configs.check(config)
-    placement = Placement()
-    placement.check(config)
-    setup = make_setup(config)
-    workdir = pathlib.Path(workdir).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:  # closes everything on exceptions too
-        keep = config.keep_checkpoints
-        checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", keep=keep))
-        initial = placement.everywhere(setup.initial_state(config.seed))
-        state = checkpoints.restore_latest(initial)
-        lead = placement.process_index == 0
-        if lead:
-            if int(state.step) > 0:
-                _warn_of_changes(config, workdir / "config.json")
-            configs.save_config(config, workdir / "config.json")
-            _keep_probes(setup, workdir / "probe.json", resumed=int(state.step) > 0)
-        kept = checkpoints.restore_kept(int(state.step))
-        if kept.stop is not None and kept.stop.holds(config):
-            _tell_of_stop(kept.stop, placement)
-            return state
-        writer = make_writer(workdir) if lead else NoWriter()
-        stack.callback(writer.close)
-        hook = make_hook(config, setup, writer if lead else None, kept)
-        if hook is not None:
-            stack.callback(hook.close)
-            hook.prepare(**placement.here(_variables(state)))
-            write_charts(writer)
-        if int(state.step) == 0:  # writers take hparams once, also over interruptions
-            writer.write_hparams(_hparams(config, setup, hook))
-        return _Run(config, setup, placement, writer, checkpoints, hook, state).run()
-
-
-def _variables(state: TrainState) -> dict[str, Any]:
-    """What the hook takes of a state."""
-    return {"params": state.params, "model_state": state.model_state}
-
-
-def _warn_of_changes(config: ConfigDict, path: pathlib.Path) -> None:
-    changes = configs.changes(config, path)
-    if changes:
-        _log.warning(
-            "The run in %s goes on with another config than it had: %s.", path.parent, changes
-        )
-
-
-def _keep_probes(setup: Setup, path: pathlib.Path, *, resumed: bool) -> None:
-    """Writes which images the probes are; says if a run goes on with others than it had."""
-    if resumed and path.exists() and setup.probes:
-        try:
-            check_probes(setup.probes, path)
-        except ValueError as error:  # a diagnostic ends nobody's training
-            _log.warning("%s", error)
-    if setup.probes:
-        save_probes(setup.probes, path)
-
-
-def _hparams(config: ConfigDict, setup: Setup, hook: HookSet | None) -> dict[str, Any]:
-    hparams = configs.flat_hparams(config)
-    if hook is None or hook.first.convention is None:
-        return hparams
-    return hparams | hook.first.convention.hparams() | probe_checksums(setup, hook)
-
-
-def _tell_of_stop(stop: Stop, placement: Placement) -> None:
-    """Says of a run that is started again that its kernel has stopped it."""
-    if placement.process_index == 0:
-        print(f"Stopped, {stop.reason}.")
-        print("To train on raise config.ntk.stop_above_condition_number, or set it to 0.")
-
-
-def _continued(start: int, last: int) -> str:
-    if start < last:
-        return f"Continues the run in this workdir from step {start} of {last}."
-    return (
-        f"The run in this workdir has reached step {start} already. To train again take another "
-        "--workdir, to train on a larger config.num_train_steps."
-    )
+from ntk_train.train.writing import NoWriter, make_report
 
 
 class Row(NamedTuple):
@@ -151,25 +44,40 @@ class Row(NamedTuple):
     evaluation: dict[str, float] | None
 
 
-class _Run:
-    """One run, from the step of its state to the last."""
+class Run:
+    """One run, from the step of its state to the last.
+
+    Attributes:
+      writer: of event files; drops all until it is given.
+      hook: of the kernels, None for none.
+      on_first_step: called when the first step has been made.
+
+    Args:
+      config: the whole config.
+      setup: its objects.
+      placement: of state and batches.
+      checkpoints: of the run.
+      state: from which it goes on; deleted by the first step.
+      interruption: asked after each step whether to end; None for no such thing.
+    """
 
     def __init__(
         self,
         config: ConfigDict,
         setup: Setup,
         placement: Placement,
-        writer: Any,
         checkpoints: Checkpoints,
-        hook: HookSet | None,
         state: TrainState,
+        interruption: Interruption | None = None,
     ) -> None:
+        self.writer: Any = NoWriter()
+        self.hook: HookSet | None = None
+        self.on_first_step: Callable[[], None] = lambda: None
         self._config = config
         self._setup = setup
         self._placement = placement
-        self._writer = writer
         self._checkpoints = checkpoints
-        self._hook = hook
+        self._interruption = interruption or Interruption()
         self._state = state  # the only reference: each step deletes the old one
         self._start, self._last = int(state.step), config.num_train_steps
         self._eval_step = make_eval_step(setup.model)
@@ -178,37 +86,48 @@ class _Run:
             num_train_steps=self._last,
             quiet=placement.process_index > 0,
         )
-        self._report = make_report(
-            num_train_steps=self._last, writer=writer, every_secs=config.report_every_secs
-        )
         self._inputs = jax.jit(setup.dataset.inputs)  # on the device, where images are uint8
         self._pending: list[Metrics] = []  # of the steps since the last log, on the device
         self._loss: float | None = None  # of the last log
         self._row: Row | None = None  # measured, and not printed yet
         self._stop: Stop | None = None
+        self._slowdown = Slowdown()
 
-    def run(self) -> TrainState:
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the hook takes of the state."""
+        state = self._state
+        return self._placement.here({"params": state.params, "model_state": state.model_state})
+
+    def train(self) -> TrainState:
         """Trains to the last step and returns the state."""
-        start = self._start
-        if start > 0:
-            self._progress.note(_continued(start, self._last))
+        self._report = make_report(
+            num_train_steps=self._last,
+            writer=self.writer,
+            every_secs=self._config.report_every_secs,
+        )
+        self._end_if_interrupted(self._start)
         self._progress.header()
-        # The step at which a run was interrupted has been measured, unless there is no other.
-        if start == 0 or start >= self._last:
-            self._measure(start, evaluates=True)
-        self._report(start)
+        # The step at which a run was interrupted has been measured.
+        if self._start == 0:
+            self._measure(0, evaluates=True)
+        self._report(self._start)
         if self._stop is not None:
+            self.on_first_step()
             self._save()
         else:
-            self._train(start)
+            self._train()
         self._show(wait=True)
         if self._stop is not None:
             self._progress.note(f"Stopped, {self._stop.reason}.")
+        slowdown = self._slowdown.value
+        if slowdown is not None:
+            self._progress.note(f"The kernels made training {max(slowdown, 0):.1%} slower.")
         return self._state
 
-    def _train(self, start: int) -> None:
-        """Trains to the last step, or until the hook asks to stop."""
-        config = self._config
+    def _train(self) -> None:
+        """Trains to the last step, or until the hook or a signal asks to stop."""
+        config, start = self._config, self._start
         train_step = make_train_step(
             self._setup.model,
             self._setup.optimizer,
@@ -225,11 +144,37 @@ class _Run:
             process_count=self._placement.process_count,
         )
         for step in range(start + 1, self._last + 1):
+            self._end_if_interrupted(step - 1)
             self._state, metrics = train_step(self._state, self._on_device(next(batches)))
             self._pending.append(metrics)
+            if step == start + 1:
+                jax.block_until_ready(metrics)  # one that does not fit into memory was not made
+                self.on_first_step()
             self._after(step)
             if self._stop is not None:
                 break
+
+    def _end_if_interrupted(self, step: int) -> None:
+        """Saves and ends the run if a signal has come; the same in all processes.
+
+        Raises:
+          InterruptedRunError: one has.
+        """
+        asked = self._interruption.signal
+        if self._placement.process_count > 1 and not self._due(step, self._config.log_every_steps):
+            return  # they agree where they wait for each other anyway
+        if not self._placement.anywhere(asked is not None):
+            return
+        if self._pending:
+            self._log(step)
+        self._show(wait=True)
+        where = f"kept in {self._save()}" if step > 0 else "nothing of it, as no step was made"
+        by = asked.name if asked is not None else "a signal to another process"
+        msg = (
+            f"The run was ended by {by} at step {step} of {self._last}, {where}. The same command "
+            "goes on from there."
+        )
+        raise InterruptedRunError(msg)
 
     def _after(self, step: int) -> None:
         """Does what is due after an update."""
@@ -237,11 +182,12 @@ class _Run:
         self._show(wait=False)
         evaluates = self._due(step, config.eval_every_steps)
         saves = self._due(step, config.checkpoint_every_steps)
-        kernel = self._hook is not None and self._due(step, config.ntk.every_steps)
+        kernel = self.hook is not None and self._due(step, config.ntk.every_steps)
         # What follows uses the state, so it is looked at first; this waits for the device.
         if evaluates or saves or kernel or self._due(step, config.log_every_steps):
             self._log(step)
         self._measure(step, evaluates=evaluates)
+        self._slowdown.busy = self.hook is not None and not self.hook.wait(0)
         if saves or self._stop is not None:
             self._save()
         self._report(step)
@@ -250,9 +196,10 @@ class _Run:
 
     def _save(self) -> pathlib.Path:
         """Saves the state, after the events before it, which a run that goes on makes no more."""
-        kept = Kept.of(self._hook, self._stop)
-        flush(self._writer)
-        return self._checkpoints.save(self._state, kept)
+        kept = Kept.of(self.hook, self._stop)
+        with self._slowdown.paused():
+            self.writer.flush()
+            return self._checkpoints.save(self._state, kept)
 
     def _due(self, step: int, every: int) -> bool:
         return step % every == 0 or step == self._last
@@ -264,33 +211,52 @@ class _Run:
           NonFiniteLossError: one of these steps diverged.
         """
         pending, self._pending = jax.device_get(self._pending), []
-        if pending[-1]["diverged"]:
-            self._stop_diverged()
-        self._loss = float(np.mean([metrics["loss"] for metrics in pending]))
-        accuracy = float(np.mean([metrics["accuracy"] for metrics in pending]))
-        rate = float(self._setup.schedule(step - 1))  # of the update that led to this step
-        scalars = {"train_loss": self._loss, "train_accuracy": accuracy, "learning_rate": rate}
-        self._writer.write_scalars(step, scalars)
-        self._progress.tick(step)
+        self._slowdown.log(step)
+        finite = [metrics for metrics in pending if not metrics["diverged"]]
+        made = step - len(pending) + len(finite)
+        if finite:
+            self._loss = float(np.mean([metrics["loss"] for metrics in finite]))
+            accuracy = float(np.mean([metrics["accuracy"] for metrics in finite]))
+            scalars = {"train_loss": self._loss, "train_accuracy": accuracy}
+            slowdown = self._slowdown.value
+            if slowdown is not None:
+                scalars["kernel_slowdown"] = slowdown
+            self.writer.write_scalars(made, scalars | {"learning_rate": self._rate(made)})
+            self._progress.tick(made)
+        if made < step:
+            self._end_diverged(made + 1)
 
-    def _stop_diverged(self) -> NoReturn:
-        """Saves the last finite state, which is the one that the steps have kept, and raises."""
-        finite = self._placement.everywhere(jnp.zeros((), bool))
-        self._state = self._state.replace(diverged=finite)
-        path, step = self._save(), int(self._state.step)
-        msg = (
-            f"The loss or a parameter became NaN or infinite in step {step + 1}. The "
-            f"state before it is saved in {path}. A lower config.optimizer.learning_rate "
-            f"(now {self._config.optimizer.learning_rate}) or a warm-up usually helps; to start "
-            "again with another config, take another --workdir."
+    def _rate(self, step: int) -> float:
+        """The learning rate of the update that leads to this step."""
+        return float(self._setup.schedule(step - 1))
+
+    def _end_diverged(self, step: int) -> NoReturn:
+        """Saves the last finite state to be looked at, which the steps have kept, and raises."""
+        self._show(wait=True)
+        finite = self._state.replace(diverged=self._placement.everywhere(jnp.zeros((), bool)))
+        try:
+            saved = f"is saved in {self._checkpoints.save_diverged(finite)}"
+        except Exception as error:  # a full disk, say; the checkpoints are there
+            saved = f"could not be saved ({in_short(error)})"
+        latest = None if self.hook is None else self.hook.first.latest
+        raise NonFiniteLossError(
+            diverged(
+                step,
+                rate=self._rate(step),
+                loss=self._loss,
+                scalars={} if latest is None else latest.diagnostics.scalars(),
+                measured_at=None if latest is None else latest.step,
+                saved=saved,
+                checkpoint=self._checkpoints.latest_step,
+            )
         )
-        raise NonFiniteLossError(msg)
 
     def _measure(self, step: int, *, evaluates: bool) -> None:
         """Evaluates if asked to, lets the hook decide for itself, and has a row of it printed."""
-        if evaluates or (self._hook is not None and self._due(step, self._config.ntk.every_steps)):
+        if evaluates or (self.hook is not None and self._due(step, self._config.ntk.every_steps)):
             self._show(wait=True)  # before the next measurement takes the place of the last
-        evaluation = self._evaluate(step) if evaluates else None
+        with self._slowdown.paused():
+            evaluation = self._evaluate(step) if evaluates else None
         begun = self._run_hook(step)
         if evaluation is not None or begun:
             self._row = Row(step, self._loss, evaluation)
@@ -298,7 +264,7 @@ class _Run:
 
     def _show(self, *, wait: bool) -> None:
         """Prints the row of the last measurement, if its kernel is there or is waited for."""
-        row, hook = self._row, self._hook
+        row, hook = self._row, self.hook
         if row is None or not (wait or hook is None or hook.idle):
             return
         self._row = None
@@ -316,7 +282,7 @@ class _Run:
         with self._report.timed("eval", wait_jax_async_dispatch=False):
             evaluation = evaluate(self._eval_step, self._state, map(self._on_device, batches))
         scalars = {f"eval_{name}": value for name, value in evaluation.items()}
-        self._writer.write_scalars(step, scalars)
+        self.writer.write_scalars(step, scalars)
         return evaluation
 
     def _on_device(self, batch: Batch) -> Batch:
@@ -327,17 +293,17 @@ class _Run:
 
     def _run_hook(self, step: int) -> bool:
         """Whether a kernel has been begun."""
-        if self._hook is None:
+        if self.hook is None:
             return False
         sgd = self._config.optimizer.name == "sgd"  # the critical rate is that of gradient descent
         with self._report.timed("ntk", wait_jax_async_dispatch=False):
-            begun = self._hook(
+            begun = self.hook(
                 step,
-                **self._placement.here(_variables(self._state)),
+                **self.variables,
                 learning_rate=self._setup.schedule if sgd else None,
             )
             if self._due(step, self._config.ntk.every_steps):
-                self._decide(self._hook)
+                self._decide(self.hook)
         return begun
 
     def _decide(self, hook: HookSet) -> None:

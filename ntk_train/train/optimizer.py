@@ -10,6 +10,7 @@ The schedules, at step t of T with W steps of warm-up and the peak rate eta:
 the last from I. Loshchilov, F. Hutter, *SGDR*, ICLR 2017, equation 5.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -31,6 +32,12 @@ def make_schedule(config: ConfigDict, num_train_steps: int) -> optax.Schedule:
     Raises:
       ValueError: a value is out of range, or there is no such schedule.
     """
+    if not 0 < config.learning_rate < math.inf:
+        msg = f"learning_rate={config.learning_rate}; expected a positive number, 1e-3 say."
+        raise ValueError(msg)
+    if not 0 < config.step_factor < math.inf:
+        msg = f"step_factor={config.step_factor}; expected a positive number, 0.1 say."
+        raise ValueError(msg)
     if not 0 <= config.warmup_steps < num_train_steps:
         msg = (
             f"warmup_steps={config.warmup_steps}; expected 0 or more, and fewer than "
@@ -86,7 +93,11 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule) -> optax.Gradie
             optax.sgd(schedule, momentum=config.momentum, nesterov=config.nesterov),
         )
 
-    if config.clip_norm < 0:
+    for name, below in (("weight_decay", math.inf), ("momentum", 1)):
+        if not 0 <= config[name] < below:
+            msg = f"{name}={config[name]}; expected 0 or more, and below {below}."
+            raise ValueError(msg)
+    if not 0 <= config.clip_norm < math.inf:
         msg = f"clip_norm={config.clip_norm}; expected a positive number, or 0 for no clipping."
         raise ValueError(msg)
     optimizer = lookup({"adamw": adamw, "sgd": sgd}, config.name, "optimizer")()

@@ -77,6 +77,12 @@ class Placement:
             return value
         return bool(multihost_utils.broadcast_one_to_all(np.asarray(value, np.int32)))
 
+    def anywhere(self, value: bool) -> bool:
+        """Whether it is so in one process at least; all have to ask at the same point."""
+        if self.replicated is None:
+            return value
+        return bool(multihost_utils.process_allgather(np.asarray(value, np.int32)).any())
+
     def here(self, tree: PyTree) -> PyTree:
         """The copies of this process, on its first device."""
         if self.replicated is None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ntk_train.monitor import tensorboard_writer, write_layout
+from ntk_train.train.endings import in_short
 
 _log = logging.getLogger(__name__)
 
@@ -22,6 +23,32 @@ class NoWriter:
     def __getattr__(self, name: str) -> Callable[..., None]:
         """Any method of a writer."""
         return lambda *args, **kwargs: None  # noqa: ARG005
+
+
+class SurvivingWriter:
+    """A writer whose failures, of a full disk say, end no run: they are said once.
+
+    Args:
+      writer: with the methods of clu's `MetricWriter`.
+    """
+
+    def __init__(self, writer: Any) -> None:
+        self._writer, self._failed = writer, False
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        """A method of the writer."""
+        method = getattr(self._writer, name)
+
+        def survived(*args: Any, **kwargs: Any) -> None:
+            try:
+                method(*args, **kwargs)
+            except Exception as error:
+                if not self._failed:
+                    said = in_short(error.__cause__ or error)  # clu's own text is no cause
+                    _log.warning("%s of the event files failed: %s", name, said)
+                self._failed = True
+
+        return survived
 
 
 class Speed:
@@ -88,10 +115,10 @@ def write_charts(writer: Any) -> None:
         write_layout(writer)
 
 
-def flush(writer: Any) -> None:
-    """Writes what is still in memory; a checkpoint that follows is saved whether or not it can."""
-    with _survived("What was logged before the checkpoint"):
-        writer.flush()
+def close(writer: Any) -> None:
+    """Closes a writer; what it could not write any more ends no run, and hides no other error."""
+    with _survived("What was logged last"):
+        writer.close()
 
 
 @contextlib.contextmanager
@@ -99,4 +126,4 @@ def _survived(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a full disk, say
-        _log.warning("%s could not be written: %s: %s", what, type(error).__name__, error)
+        _log.warning("%s could not be written: %s", what, in_short(error))

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("clu")
 
-from configs import recipes
+from ntk_train.configs import recipes
 from ntk_train.models import MODELS
 from ntk_train.train import train_and_evaluate
 from ntk_train.train.optimizer import make_schedule
@@ -35,7 +35,7 @@ ALL = [(name, model) for name, models in MODELS_OF.items() for model in models]
 
 
 def config_of(name, arg=None):
-    return importlib.import_module(f"configs.{name}").get_config(arg)
+    return importlib.import_module(f"ntk_train.configs.{name}").get_config(arg)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,8 @@ def test_the_page_has_everything_and_needs_nothing_else(tmp_path):
     assert path == folder / "report.html"
     text = path.read_text()
     page = Page(text)
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    outside = [address for address in page.addresses if not address.startswith("#")]
+    assert all(address.startswith("data:image/png;base64,") for address in outside)
     assert not re.search(r"https?://|@import|url\(", text)
     words = " ".join(page.words)
     run = read_run(folder)
@@ -66,6 +67,75 @@ def test_the_page_has_everything_and_needs_nothing_else(tmp_path):
     assert "model.name" in page.words
     assert "trace <b>" in page.words, "the convention is text, not markup"
     assert len([tag for tag, _ in page.tags if tag == "img"]) == 3
+
+
+def test_the_contents_lead_to_each_section(tmp_path):
+    make_run(tmp_path)
+    make_run(tmp_path, prefix="ntk_test")
+    page = Page(page_of(read_run(tmp_path)))
+    links = [address[1:] for address in page.addresses if address.startswith("#")]
+    names = ("steps", "layers", "pictures", "convention")
+    expected = [
+        address for at in ("ntk", "ntk_test") for address in (at, *(f"{at}-{n}" for n in names))
+    ]
+    assert links == [*expected, "rest"]
+    addresses = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert sorted(addresses) == sorted(links)  # each there, and there once
+
+
+class Enclosing(Page):
+    """Notes within which elements each table lies."""
+
+    def __init__(self, text):
+        self.classes, self.around = [], []
+        super().__init__(text)
+
+    def handle_starttag(self, tag, attributes):
+        super().handle_starttag(tag, attributes)
+        if tag == "table":
+            self.around.append(list(self.classes))
+        if tag not in VOID:
+            self.classes.append(dict(attributes).get("class") or "")
+
+    def handle_endtag(self, tag):
+        super().handle_endtag(tag)
+        self.classes.pop()
+
+
+def test_every_table_scrolls_by_itself(tmp_path):
+    text = page_of(read_run(make_run(tmp_path)))
+    around = Enclosing(text).around
+    assert len(around) == 4  # layers, convention, config, all numbers
+    assert all("wide" in classes for classes in around)
+    assert re.search(r"\.wide \{[^}]*overflow-x: auto", text)
+
+
+def test_colours_have_a_dark_form(tmp_path):
+    """Each variable of a colour has another value there, and ink stands out from paper."""
+    style = re.search("<style>(.*?)</style>", page_of(read_run(make_run(tmp_path))), re.S).group(1)
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w+)", block))
+        for block in re.findall(r":root \{(.*?)\}", style, re.S)
+    )
+    assert light.keys() == dark.keys()
+    for colours in (light, dark):
+        for text, least in (("ink", 10), ("muted", 4.5), ("blue", 4.5), ("warm", 3)):
+            for ground in ("paper", "desk"):
+                assert contrast(colours[text], colours[ground]) > least, (text, ground)
+    assert "prefers-color-scheme: dark" in style
+
+
+def contrast(one, other):
+    """The ratio of luminances, by WCAG 2.2."""
+
+    def luminance(colour):
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
 
 
 def test_values_beside_the_charts_are_those_of_the_run(tmp_path):
@@ -138,7 +208,7 @@ def test_bounds_are_hollow_and_said():
     series = Series(np.arange(3), np.array([5.0, 6.0, 7.0]))
     line = Line("curve", series, hollow=np.array([False, True, True]))
     text = chart_html(Chart("", "", (line,)), (0, 2))
-    assert text.count('fill="#fff"') == 2
+    assert text.count('fill="var(--paper)"') == 2
     assert '["5", "≥ 6", "≥ 7"]' in text
 
 

@@ -1,5 +1,7 @@
 """Event files as a run: each number once for each step, whoever wrote it and however often."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -51,6 +53,40 @@ def test_a_resumed_run_takes_back_the_steps_after_its_checkpoint(tmp_path):
     assert run.num_files == 2
 
 
+def event_file(folder, name, steps, value):
+    """An event file of that name with one number at each of the steps."""
+    before = set(folder.glob("*tfevents*"))
+    writer = tensorboard_writer(folder)
+    writer.write_texts(0, {"ntk/convention": CONVENTION})
+    for step in steps:
+        writer.write_scalars(step, {"ntk/lambda_max": value + step, "ntk/condition_number": 1.0})
+    writer.close()
+    (file,) = set(folder.glob("*tfevents*")) - before
+    file.rename(folder / name)
+
+
+def test_steps_made_after_the_clock_was_set_back_are_kept(tmp_path):
+    event_file(tmp_path, "events.out.tfevents.5", [0, 5, 10], 100)
+    event_file(tmp_path, "events.out.tfevents.3", [10, 15], 200)
+    event_file(tmp_path, "events.out.tfevents.4", [15, 20], 300)
+    series = read_run(tmp_path).scalars["ntk/lambda_max"]
+    assert series.steps.tolist() == [0, 5, 10, 15, 20]
+    assert series.values.tolist() == [100, 105, 210, 315, 320]
+
+
+def test_the_list_of_event_files_is_their_order(tmp_path):
+    event_file(tmp_path, "events.out.tfevents.4", [0, 5, 10], 100)
+    event_file(tmp_path, "events.out.tfevents.5", [10, 15], 200)
+    event_file(tmp_path, "events.out.tfevents.3", [10, 12], 300)  # the last; not listed yet
+    listed = ["events.out.tfevents.4", "events.out.tfevents.5"]
+    (tmp_path / "event_files.json").write_text(json.dumps(listed))
+    series = read_run(tmp_path).scalars["ntk/lambda_max"]
+    assert series.steps.tolist() == [0, 5, 10, 12]
+    assert series.values.tolist() == [100, 105, 310, 312]
+    (tmp_path / "event_files.json").write_text("[")  # cut off: names then
+    assert read_run(tmp_path).scalars["ntk/lambda_max"].steps.tolist() == [0, 5, 10, 15]
+
+
 def test_several_kernels_are_told_apart_from_their_layers(tmp_path):
     writer = tensorboard_writer(tmp_path)
     for prefix in ("ntk", "ntk_test"):
@@ -78,6 +114,18 @@ def test_what_is_no_event_file_is_said(tmp_path):
     damaged, config = read_run(folder).problems
     assert "tfevents.9 is damaged" in damaged
     assert config.startswith("config.json could not be read")
+
+
+def test_a_run_that_went_on_by_another_config_is_said(tmp_path):
+    folder = make_run(tmp_path)
+    for step, rate in ((0, 9.0), (5, 0.5), (10, 0.25)):
+        config = {"model": {"name": "cnn"}, "rate": rate, "num_train_steps": 10}
+        (folder / f"config_until_{step}.json").write_text(json.dumps(config))
+    assert read_run(folder).problems == (
+        "From step 5 on the run had another config: rate was 0.5, then 0.25.",
+        "From step 10 on the run had another config: model.kwargs was not there, then {}; "
+        "rate was 0.25, then not there.",
+    )
 
 
 def test_errors_name_the_argument_and_the_remedy(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("ml_collections")
 
-from configs import default, quickstart
+from ntk_train.configs import default, quickstart
 from ntk_train.train import ConfigError
 from ntk_train.train import config as configs
 from ntk_train.train.setup import make_hook, make_setup
@@ -24,7 +24,7 @@ def test_a_typo_is_refused_with_a_suggestion():
 def test_arguments_of_config_files():
     assert "widths" in default.get_config("fcn").model.kwargs
     assert quickstart.get_config("ten").dataset.kwargs.classes is None
-    with pytest.raises(ValueError, match="expected :two, :ten"):
+    with pytest.raises(ValueError, match="expected one of 'ten', 'two'"):
         quickstart.get_config("three")
     with pytest.raises(ValueError, match="Did you mean 'fcn'"):
         default.get_config("fnc")
@@ -56,12 +56,21 @@ def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
     config, path = default.get_config(), tmp_path / "config.json"
     configs.save_config(config, path)
     assert json.loads(path.read_text())["optimizer"]["name"] == "adamw"
-    assert configs.changes(config, path) == ""
+    assert configs.changes(config, path) == []
     config.optimizer.learning_rate = 0.5
-    assert configs.changes(config, path) == "optimizer/learning_rate was 0.003 and is 0.5"
-    assert configs.changes(config, tmp_path / "missing.json") == ""
-    path.write_text(path.read_text()[:40])
-    assert configs.changes(config, path).startswith("config.json cannot be read: ")
+    with config.unlocked():
+        del config.batch_size
+        config.model.kwargs.width = None
+    assert configs.changes(config, path) == [
+        "config.batch_size was 64 and is not there",
+        "config.model.kwargs.width was not there and is None",
+        "config.optimizer.learning_rate was 0.003 and is 0.5",
+    ]
+    assert configs.changes(config, tmp_path / "missing.json") == []
+    for content in (path.read_text()[:40], "[]"):
+        path.write_text(content)
+        (said,) = configs.changes(config, path)
+        assert said.startswith("config.json cannot be read: ")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,11 @@ def test_the_saved_config_is_json_and_changes_to_it_are_named(tmp_path):
         ("optimizer.name", "adam", "config.optimizer: Unknown optimizer 'adam'"),
         ("optimizer.schedule", "cosin", "Did you mean 'cosine'"),
         ("optimizer.warmup_steps", 1000, "fewer than num_train_steps=1000"),
+        ("optimizer.learning_rate", -0.1, "config.optimizer: learning_rate=-0.1; expected a pos"),
+        ("optimizer.learning_rate", float("nan"), "config.optimizer: learning_rate=nan"),
+        ("optimizer.weight_decay", -1.0, "config.optimizer: weight_decay=-1.0; expected 0 or more"),
+        ("optimizer.momentum", 1.0, "config.optimizer: momentum=1.0; expected 0 or more, and bel"),
+        ("optimizer.step_factor", 0.0, "config.optimizer: step_factor=0.0; expected a positive"),
         ("ntk.probe_size", 1000, "config.ntk.probe_size: size=1000"),
         ("ntk.every_steps", 0, "config.ntk: every_steps=0"),
         ("ntk.probes", ("tset",), "config.ntk: probes=('tset',); expected one or more of"),

@@ -3,9 +3,6 @@
 import logging
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +13,11 @@ pytest.importorskip("clu")
 
 from clu import metric_writers
 
-from configs import default
-from ntk_train import main
+from ntk_train.configs import default
 from ntk_train.monitor.pipeline import Pipeline
 from ntk_train.monitor.program import KernelProgram
-from ntk_train.train import train_and_evaluate
-from ntk_train.train.loop import _Run
+from ntk_train.train import InterruptedRunError, Interruption, train_and_evaluate
+from ntk_train.train.loop import Run
 from tests.train.test_loop import scalars
 
 
@@ -74,7 +70,7 @@ def test_a_run_with_faults_ends_with_the_parameters_of_one_without_the_hook(
     faults, tmp_path, monkeypatch, caplog
 ):
     want = without_the_hook(tmp_path / "plain")
-    after, workdir, config = _Run._after, tmp_path / "faults", config_of()
+    after, workdir, config = Run._after, tmp_path / "faults", config_of()
 
     def interrupted(self, step):
         after(self, step)
@@ -86,19 +82,16 @@ def test_a_run_with_faults_ends_with_the_parameters_of_one_without_the_hook(
             os.kill(os.getpid(), signal.SIGTERM)
 
     interruptions = []
-    monkeypatch.setattr(_Run, "_after", interrupted)
-    handler = signal.signal(signal.SIGTERM, main._terminated)
-    try:
-        with caplog.at_level(logging.WARNING):
-            with pytest.raises(LoopError):
-                train_and_evaluate(config, workdir)
-            with pytest.raises(SystemExit) as ended:
-                train_and_evaluate(config, workdir)
-            got = train_and_evaluate(config, workdir)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    monkeypatch.setattr(Run, "_after", interrupted)
+    with caplog.at_level(logging.WARNING):
+        with pytest.raises(LoopError):
+            train_and_evaluate(config, workdir)
+        with Interruption() as interruption, pytest.raises(InterruptedRunError) as ended:
+            train_and_evaluate(config, workdir, interruption=interruption)
+        got = train_and_evaluate(config, workdir)
 
-    assert ended.value.code == 143
+    assert "SIGTERM at step 5 of 8, kept in" in str(ended.value)
+    assert (workdir / "checkpoints" / "5").is_dir()
     assert interruptions == [3, 5]
     jax.tree.map(np.testing.assert_array_equal, got, want)
     # What was lost is said, and all the rest is there.
@@ -117,26 +110,3 @@ def test_a_run_with_faults_ends_with_the_parameters_of_one_without_the_hook(
     assert np.all(np.isfinite(list(found["ntk/lambda_max"].values())))
     assert found["ntk/failures"][1] >= 1
     assert found["ntk/relative_change"][8] > 0
-
-
-@pytest.mark.heavy
-def test_sigterm_in_a_process_of_its_own(tmp_path):
-    """The command line ends with 143, has written its events, and goes on when called again."""
-    command = [sys.executable, "-m", "ntk_train.main", "--config=configs/default.py"]
-    command += [f"--workdir={tmp_path}", "--config.num_train_steps=1000000"]
-    command += ["--config.checkpoint_every_steps=20", "--config.ntk.every_steps=20"]
-    command += ["--config.eval_every_steps=20", "--config.model.kwargs.features=(4,)"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("checkpoints/[0-9]*")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 143, out
-    assert "goes on from the last checkpoint" in out
-    assert 0 in scalars(tmp_path)["ntk/lambda_max"]

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("ml_collections")
 
-from configs import default
+from ntk_train.configs import default
 from ntk_train.monitor.history import History
 from ntk_train.spectrum import ReferenceKernels
 from ntk_train.train.kept import Kept, Stop

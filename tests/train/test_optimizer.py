@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("ml_collections")
 
-from configs import default
+from ntk_train.configs import default
 from ntk_train.train.optimizer import make_optimizer, make_schedule
 
 

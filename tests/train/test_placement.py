@@ -3,8 +3,10 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -76,8 +78,27 @@ def test_a_batch_that_devices_cannot_share_is_refused():
         placed.check(config_of())
 
 
-def run(workdir, process_count, *arguments, job=0, program=("-m", "ntk_train.main")):
-    """What so many processes print, in the environment of a job of Slurm."""
+def run(workdir, process_count, *arguments, **kwargs):
+    """What so many processes print that finish, as `started`."""
+    processes = started(workdir, process_count, *arguments, **kwargs)
+    ended = output_of(processes)
+    for process, (_, errors) in zip(processes, ended):
+        assert process.returncode == 0, errors
+    # Gloo, which joins them on a CPU, says so.
+    lines = [out.splitlines(keepends=True) for out, _ in ended]
+    return ["".join(line for line in out if not line.startswith("[Gloo]")) for out in lines]
+
+
+def output_of(processes):
+    try:
+        return [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def started(workdir, process_count, *arguments, job=0, program=("-m", "ntk_train.main")):
+    """So many processes of a run, in the environment of a job of Slurm."""
     command = [
         sys.executable, *program, "--config=configs/default.py:cnn",
         f"--workdir={workdir}", "--config.model.kwargs.norm=batch", "--config.batch_size=8",
@@ -103,25 +124,17 @@ def run(workdir, process_count, *arguments, job=0, program=("-m", "ntk_train.mai
                 text=True,
             )
         )
-    try:
-        ended = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, (_, errors) in zip(processes, ended):
-        assert process.returncode == 0, errors
-    # Gloo, which joins them on a CPU, says so.
-    lines = [out.splitlines(keepends=True) for out, _ in ended]
-    return ["".join(line for line in out if not line.startswith("[Gloo]")) for out in lines]
+    return processes
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(("count", "lengths"), [(2, (2, 4)), (4, (3,))])
 def test_processes_end_with_the_numbers_of_one(count, lengths, tmp_path):
     for steps in lengths:  # the second goes on where the first ended
-        run(tmp_path / "one", 1, f"--config.num_train_steps={steps}")
+        length = [f"--config.num_train_steps={steps}", "--resume=force"]
+        run(tmp_path / "one", 1, *length)
         job = 10 * count + steps  # which gives the port
-        run(tmp_path / "many", count, f"--config.num_train_steps={steps}", job=job)
+        run(tmp_path / "many", count, *length, job=job)
     one, many = (scalars(tmp_path / name) for name in ("one", "many"))
     for tag in ("train_loss", "train_accuracy", "eval_loss", "eval_accuracy", "ntk/lambda_max"):
         assert one[tag].keys() == many[tag].keys()
@@ -155,3 +168,19 @@ def test_processes_stop_at_the_same_step_and_one_of_them_says_so(tmp_path):
     first, second = run(tmp_path / "run", 2, *arguments, job=63)  # again, as one
     assert first.startswith("Stopped, train: late at step 2.")
     assert second == ""
+
+
+@pytest.mark.heavy
+def test_a_signal_to_one_process_ends_all_at_the_same_step(tmp_path):
+    processes = started(tmp_path, 2, "--config.num_train_steps=100000", job=64)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "config.json").exists():  # the first step has been made
+        assert time.monotonic() < deadline
+        assert not any(process.poll() for process in processes)
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    ended = output_of(processes)
+    assert [process.returncode for process in processes] == [75, 75], ended
+    latest = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    for _, errors in ended:
+        assert f"at step {latest} of 100000, kept in" in errors

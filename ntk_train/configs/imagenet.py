@@ -1,9 +1,9 @@
 """ImageNet (ILSVRC 2012) at 224 x 224.
 
     ntk-train data prepare imagenet2012 --manual_dir=DIR_WITH_THE_ARCHIVES
-    python -m ntk_train.main --config=configs/imagenet.py --workdir=runs/resnet50
-    python -m ntk_train.main --config=configs/imagenet.py:vit-s/16 --workdir=runs/vit
-    python -m ntk_train.main --config=configs/imagenet.py:mixer-s/16,smoke --workdir=runs/smoke
+    ntk-train --config=imagenet --workdir=runs/resnet50
+    ntk-train --config=imagenet:vit-s/16 --workdir=runs/vit
+    ntk-train --config=imagenet:mixer-s/16,smoke --workdir=runs/smoke
 
 Models and where their hyper-parameters come from:
 
@@ -26,14 +26,14 @@ Number to expect: not measured; a smoke run ends with "Done, 3 steps".
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from ntk_train.configs import recipes
 from ntk_train.models import MODELS, Mixer, ResNet, ViT
 
 TRAIN_SIZE = 1_281_167
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The config of a model, locked; see `configs.recipes` for `arg`."""
+    """The config of a model, locked; see `ntk_train.configs.recipes` for `arg`."""
     by_family = {ResNet: _residual, ViT: _transformer, Mixer: _mixer}
     models = {
         name: by_family[variant.family]

@@ -10,7 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import default
+from ntk_train._registry import unknown
+from ntk_train.configs import default
 from ntk_train.models import MODELS, Mixer, ResNet, ViT, WideResNet
 
 Recipe = Callable[[ConfigDict], None]
@@ -30,9 +31,12 @@ def get_config(arg: str | None, recipes: Mapping[str, Recipe], smoke: Mapping[st
     """
     words = [word for word in (arg or "").split(",") if word]
     names = [word for word in words if word != "smoke"] or [next(iter(recipes))]
-    if len(names) > 1 or names[0] not in recipes:
+    for name in names:
+        if name not in recipes:
+            raise ValueError(unknown("word", name, [*recipes, "smoke"]))
+    if len(names) > 1:
         msg = (
-            f"the text after the config file is {arg!r}; expected a model, one of "
+            f"the text after the config's name is {arg!r}; expected a model, one of "
             f"{', '.join(recipes)}, and ',smoke' for a try on made-up images."
         )
         raise ValueError(msg)

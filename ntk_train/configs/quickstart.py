@@ -1,8 +1,8 @@
 """The quickstart: a small CNN learns to tell two handwritten digits apart.
 
-    python -m ntk_train.main --config=configs/quickstart.py --workdir=runs/quickstart
+    ntk-train --config=quickstart --workdir=runs/quickstart
 
-Real images from inside scikit-learn's wheel, no download. `--config=configs/quickstart.py:ten`
+Real images from inside scikit-learn's wheel, no download. `--config=quickstart:ten`
 takes all ten digits.
 
 Hardware and run time: 2 CPU cores, 13 to 17 seconds, start-up and compilation included
@@ -13,7 +13,8 @@ a condition number that rises from 3e3 - 4e3 to 5e3 - 9e3 (seeds 0 to 4). Ten di
 
 from ml_collections import ConfigDict
 
-from configs import default
+from ntk_train._registry import unknown
+from ntk_train.configs import default
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -26,8 +27,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
       ValueError: another arg.
     """
     if arg not in (None, "two", "ten"):
-        msg = f"configs/quickstart.py:{arg}; expected :two, :ten or nothing after the file."
-        raise ValueError(msg)
+        raise ValueError(unknown("number of digits", arg, ("two", "ten")))
     config = default.get_config("cnn")
     config.num_train_steps = 300
     config.log_every_steps = 5

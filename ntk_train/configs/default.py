@@ -1,7 +1,7 @@
 """All fields of a config, with their defaults: a small CNN on two handwritten digits.
 
-    python -m ntk_train.main --config=configs/default.py --workdir=runs/default
-    python -m ntk_train.main --config=configs/default.py:fcn --workdir=runs/fcn \
+    ntk-train --config=default --workdir=runs/default
+    ntk-train --config=default:fcn --workdir=runs/fcn \
         --config.model.kwargs.widths="(256, 256)" --config.optimizer.learning_rate=1e-3
 
 The text after the colon names the model. Every field can be set on the command line as above.

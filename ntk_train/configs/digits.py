@@ -1,7 +1,7 @@
 """Handwritten digits, ten classes, of 8 x 8 pixels.
 
-    python -m ntk_train.main --config=configs/digits.py --workdir=runs/digits
-    python -m ntk_train.main --config=configs/digits.py:fcn --workdir=runs/fcn
+    ntk-train --config=digits --workdir=runs/digits
+    ntk-train --config=digits:fcn --workdir=runs/fcn
 
 Models: cnn, fcn. The hyper-parameters are chosen here; any do.
 
@@ -11,13 +11,13 @@ Number to expect: 98 % test accuracy (cnn, 539 images).
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from ntk_train.configs import recipes
 
 TRAIN_SIZE = 1258
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The config of a model, locked; see `configs.recipes` for `arg`."""
+    """The config of a model, locked; see `ntk_train.configs.recipes` for `arg`."""
     models = {"cnn": _any, "fcn": _any}
     return recipes.get_config(arg, models, {"image_shape": (8, 8, 1), "num_classes": 4})
 

@@ -1,10 +1,10 @@
 """CIFAR-2: two classes of CIFAR-10, aeroplanes and automobiles unless told otherwise.
 
     ntk-train data prepare cifar2
-    python -m ntk_train.main --config=configs/cifar2.py --workdir=runs/cifar2
-    python -m ntk_train.main --config=configs/cifar2.py:wrn-28-10 --workdir=runs/wrn \
+    ntk-train --config=cifar2 --workdir=runs/cifar2
+    ntk-train --config=cifar2:wrn-28-10 --workdir=runs/wrn \
         --config.dataset.kwargs.classes="('cat', 'dog')"
-    python -m ntk_train.main --config=configs/cifar2.py:smoke --workdir=runs/smoke
+    ntk-train --config=cifar2:smoke --workdir=runs/smoke
 
 Models and where their hyper-parameters come from:
 
@@ -21,13 +21,13 @@ Number to expect: not measured; a smoke run ends with "Done, 3 steps".
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from ntk_train.configs import recipes
 
 TRAIN_SIZE = 10_000
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The config of a model, locked; see `configs.recipes` for `arg`."""
+    """The config of a model, locked; see `ntk_train.configs.recipes` for `arg`."""
     models = {
         "cnn20": _plain,
         "wrn-28-10": _wide,

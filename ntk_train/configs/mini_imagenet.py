@@ -1,9 +1,9 @@
 """MiniImageNet: 100 classes of ImageNet at 84 x 84, with a hold-out within each class.
 
     ntk-train data prepare mini_imagenet --manual_dir=DIR_WITH_ILSVRC2012_img_train.tar
-    python -m ntk_train.main --config=configs/mini_imagenet.py --workdir=runs/mini
-    python -m ntk_train.main --config=configs/mini_imagenet.py:resnet-18 --workdir=runs/resnet
-    python -m ntk_train.main --config=configs/mini_imagenet.py:smoke --workdir=runs/smoke
+    ntk-train --config=mini_imagenet --workdir=runs/mini
+    ntk-train --config=mini_imagenet:resnet-18 --workdir=runs/resnet
+    ntk-train --config=mini_imagenet:smoke --workdir=runs/smoke
 
 Models and where their hyper-parameters come from:
 
@@ -19,13 +19,13 @@ Number to expect: not measured; a smoke run ends with "Done, 3 steps".
 
 from ml_collections import ConfigDict
 
-from configs import recipes
+from ntk_train.configs import recipes
 
 TRAIN_SIZE = 50_000
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """The config of a model, locked; see `configs.recipes` for `arg`."""
+    """The config of a model, locked; see `ntk_train.configs.recipes` for `arg`."""
     models = {"conv-4": _conv, "resnet-18": _residual, "wrn-28-10": _residual}
     return recipes.get_config(arg, models, {"image_shape": (84, 84, 3), "num_classes": 4})
 

@@ -1,1 +1,0 @@
-"""Configs of `ntk-train`: `default.py` has all fields, the others change a few of them."""
