@@ -35,7 +35,7 @@ from ntk_train.kernel.precision import (
     kernel_product_bits,
     precision_of_products,
 )
-from ntk_train.kernel.problem import mode_and_choices, split_params
+from ntk_train.kernel.problem import mode_and_choices, on_one_device, split_params
 from ntk_train.kernel.readout import flat_outputs, read_out
 from ntk_train.kernel.whole import one_program_for_each
 from ntk_train.program.rounding import unit_roundoff
@@ -352,6 +352,7 @@ def certificate_of(
     seed: int = 0,
 ) -> Certificate:
     """As `certify`, of the kernel of these options."""
+    x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
     check = Check(f, params, x1, x2, options, seed=seed)
 
     def product(a_pass: Pass) -> Product:

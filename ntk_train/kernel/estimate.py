@@ -17,6 +17,7 @@ import numpy as np
 
 from ntk_train._arguments import whole_number
 from ntk_train._types import ApplyFn, PyTree
+from ntk_train.errors import KernelInputError
 from ntk_train.kernel.readout import Projections, flat_outputs
 from ntk_train.kernel.tangent_kernel import ntk
 
@@ -70,7 +71,7 @@ def estimate_trace_kernel(
         examples.
       seed: of the projections.
       model_state: as in `ntk_train.ntk`.
-      **options: of `ntk_train.ntk`, but for outputs and per_layer.
+      **options: of `ntk_train.ntk`, but for outputs, per_layer and check.
 
     Returns:
       A `TraceEstimate`, in float64 on the host. Its kernel is that of
@@ -79,6 +80,16 @@ def estimate_trace_kernel(
     Raises:
       KernelInputError, DtypeError: as `ntk_train.ntk`.
     """
+    refused = sorted({"outputs", "per_layer", "check"} & options.keys())
+    if refused:
+        msg = f"{refused} is no option of an estimated trace; it has those of ntk but for these."
+        raise KernelInputError(msg)
+    if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves((params, x1, x2, model_state))):
+        msg = (
+            "estimate_trace_kernel computes errors on the host, not under jax.jit, jax.vmap or "
+            "jax.grad; use ntk(..., outputs=Projections(k, seed)) there."
+        )
+        raise KernelInputError(msg)
     projections = Projections(whole_number("k", k, "projections, from 2", least=2), seed)
     k = projections.k
     state = () if not jax.tree.leaves(model_state) else (model_state,)

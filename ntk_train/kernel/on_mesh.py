@@ -32,10 +32,17 @@ from ntk_train.kernel.pair import pair_of, sides_of
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import (
     make_problem,
+    on_one_device,
     replicated,
     warn_of_coupling,
 )
 from ntk_train.kernel.whole import as_one_program
+
+_NOTE = (
+    "With mesh= each device runs f on its own examples, within jax.shard_map: f may have no "
+    "sharding constraint and no mesh of its own, and no array that it closes over may be committed "
+    "to devices. Pass arrays as params or model_state=, and an f without constraints."
+)
 
 
 class Division(NamedTuple):
@@ -53,6 +60,12 @@ class Division(NamedTuple):
     def whole(self) -> NamedSharding:
         """Of what each device has all of."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    def gathered(self, tree: PyTree) -> PyTree:
+        """Arrays on the mesh whole on each device, also of several processes, and in a program."""
+        if AxisType.Explicit in self.mesh.axis_types:
+            return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, self.whole), tree)
+        return jax.jit(lambda tree: lax.with_sharding_constraint(tree, self.whole))(tree)
 
 
 def division_of(mesh: Any, axis: Any, options: KernelOptions) -> Division | None:
@@ -110,9 +123,12 @@ def compute_on_mesh(
             raise KernelInputError(msg)
         divided = [_divided(side, mesh, axis) for side in own.inputs]
         whole = _placed((params, model_state), division.whole)
-        kernels = as_one_program(
-            functools.partial(_kernels, f, options, mesh, axis), whole, divided
-        )
+        run = functools.partial(_kernels, f, options, mesh, axis)
+        try:
+            kernels = as_one_program(run, whole, divided)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            error.add_note(_NOTE)
+            raise
     return jax.tree.map(lambda kernel: _without_copies(kernel, own.shape), kernels)
 
 
@@ -128,8 +144,8 @@ def _checked_axis(mesh: Any, axis: Any, options: KernelOptions) -> str:
         msg = f"mesh is {mesh!r}; expected a jax.sharding.Mesh of devices, as of jax.make_mesh."
         raise KernelInputError(msg)
     axis = mesh.axis_names[0] if axis is None else axis
-    if axis not in mesh.axis_names:
-        msg = f"axis={axis!r} is none of the axes {list(mesh.axis_names)} of the mesh."
+    if not isinstance(axis, str) or axis not in mesh.axis_names:
+        msg = f"axis={axis!r}; expected the name of one axis of the mesh: {list(mesh.axis_names)}."
         raise KernelInputError(msg)
     if not options.batched:
         msg = (
@@ -151,7 +167,7 @@ def _divided(side: PyTree, mesh: Mesh, axis: str) -> PyTree:
         if isinstance(leaf, jax.core.Tracer):
             leaf = replicated(leaf)
         elif len(leaf.sharding.device_set) > 1:
-            leaf = np.asarray(leaf)
+            leaf = on_one_device("x", leaf)
         return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
 
     side = jax.tree.map(divided, jax.tree.map(_as_array, side))

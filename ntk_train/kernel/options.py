@@ -104,7 +104,10 @@ def _checked_outputs(outputs: Any) -> Any:
 
 
 def _checked_choice(outputs: Any, choice: Any) -> Any:
-    expected = "a mode or integers, one logit for each example"
+    expected = (
+        f"one of {list(MODES)}, integers (one logit for each example), Projections(k), a matrix "
+        "[O, k] of floating point, or a function of the outputs"
+    )
     if isinstance(choice, (int, list)):
         return numeric_array("outputs", choice, expected)
     if not hasattr(choice, "dtype"):

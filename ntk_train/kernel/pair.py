@@ -58,33 +58,40 @@ def sides_of(
     Raises:
       KernelInputError, DtypeError: as `ntk_train.ntk`.
     """
-    shapes1, shapes2 = (jax.tree.map(_shape_of, x) for x in (x1, x2))
-    problem = make_problem(f, params, shapes1, shapes2, options, model_state=model_state)
+    leaves, structure = jax.tree.flatten((x1, x2))
+    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+    found: list[Any] = []
+
+    def trace(shapes: list[jax.Array]) -> tuple:
+        # As tracers they are neither moved nor computed with, and errors of f are as elsewhere.
+        own = list(leaves)
+        for i, shape in zip(arrays, shapes, strict=True):
+            own[i] = shape
+        first, other = jax.tree.unflatten(structure, own)
+        problem = make_problem(f, params, first, other, options, model_state=model_state)
+        layout = problem.layout
+        labels: dict[str, int] = {}
+        second = problem.x1 if problem.x2 is None else problem.x2
+        for side, x in ((layout.left, problem.x1), (layout.right, second)):
+            examples = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+            one = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), examples)
+            of_one = jax.eval_shape(problem.f1, problem.theta, one).shape
+            labels |= dict.fromkeys(side[1:], math.prod(of_one))
+            labels[side[0]] = jax.tree.leaves(examples)[0].shape[0]
+        of_kernel = tuple(labels[label] for label in layout.out)
+        sizes = [labels[layout.left[0]], labels[layout.right[0]]]
+        found.extend((layout, of_kernel, sizes, problem.coupling))
+        return ()
+
+    jax.eval_shape(trace, [leaves[i] for i in arrays])
+    layout, shape, sizes, coupling = found
     _, *choices = mode_and_choices(options.outputs, x2)
-    given = [x for x in (shapes1, shapes2) if x is not None]
-    sizes = [jax.tree.leaves(x)[0].shape[0] for x in given]
     inputs = [
         (x, None if choice is None else jnp.broadcast_to(jnp.asarray(choice), (n,)))
-        for x, choice, n in zip((x1, x2), choices, sizes, strict=False)
+        for x, choice, n in zip((x1, x2), choices, sizes, strict=True)
+        if x is not None
     ]
-    layout = problem.layout
-    labels = dict(zip(problem.example_labels, (sizes[0], sizes[-1]), strict=True))
-    for side, x in (
-        (layout.left, problem.x1),
-        (layout.right, problem.x1 if problem.x2 is None else problem.x2),
-    ):
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x)
-        of_one = jax.eval_shape(problem.f1, problem.theta, one).shape
-        labels |= dict.fromkeys(side[1:], math.prod(of_one))
-    shape = tuple(labels[label] for label in layout.out)
-    return Sides(layout, shape, sizes, inputs, problem.coupling)
-
-
-def _shape_of(leaf: Any) -> Any:
-    """In place of an array, so that it is not moved while arguments are checked."""
-    if isinstance(leaf, (jax.Array, np.ndarray)):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-    return leaf
+    return Sides(layout, shape, sizes[: len(inputs)], inputs, coupling)
 
 
 class Pair(NamedTuple):

@@ -45,8 +45,8 @@ class Projections:
         """Checks both."""
         expected = "a number of random directions, from 1"
         object.__setattr__(self, "k", whole_number("Projections.k", self.k, expected))
-        expected = "a whole number from 0"
-        seed = whole_number("Projections.seed", self.seed, expected, least=0)
+        expected = "a whole number from 0 to 2**32 - 1"
+        seed = whole_number("Projections.seed", self.seed, expected, least=0, most=2**32 - 1)
         object.__setattr__(self, "seed", seed)
 
     def signs(self, num_outputs: int) -> jax.Array:
@@ -57,7 +57,8 @@ class Projections:
 def is_readout(outputs: Any) -> bool:
     """Whether outputs of a kernel are made of those of f, rather than some of them."""
     is_matrix = getattr(outputs, "ndim", 0) == 2 and jnp.issubdtype(outputs.dtype, jnp.floating)
-    return isinstance(outputs, Projections) or callable(outputs) or is_matrix
+    is_function = callable(outputs) and outputs is not Projections
+    return isinstance(outputs, Projections) or is_function or is_matrix
 
 
 def mode_of(outputs: Any) -> str:
@@ -101,6 +102,8 @@ def _in_directions(directions: Any, y: jax.Array) -> jax.Array:
             f"outputs per example, so that it must be [{y.shape[1]}, k]."
         )
         raise KernelInputError(msg)
+    if not isinstance(directions, jax.core.Tracer):
+        directions = np.asarray(directions)  # on no device, which could be another than f's
     return y @ jnp.asarray(directions, y.dtype)
 
 

@@ -116,7 +116,9 @@ def ntk(
       mesh: devices to divide the work over: each takes the derivatives of some of the examples, and
         has the rows of the kernel that belong to them. Inputs may be anywhere, on the mesh too, and
         their number need not divide by that of the devices; params are copied to each. The kernel
-        comes out divided by its rows; `jax.device_get` gathers it.
+        comes out divided by its rows, with `check` whole on each device; `jax.device_get` gathers
+        it. f may have no sharding constraints of its own. To differentiate such a kernel put
+        `jax.jit` around it, as for any function on a mesh in Explicit mode.
       axis: the axis of the mesh that the examples are divided over, None for its first.
 
     Returns:
@@ -151,7 +153,8 @@ def ntk(
 
     def kernel(options: KernelOptions) -> Any:
         if division is not None:
-            return compute_on_mesh(f, params, x1, x2, options, model_state, division)
+            found = compute_on_mesh(f, params, x1, x2, options, model_state, division)
+            return division.gathered(found) if check else found
         return compute(f, params, x1, x2, options, model_state)
 
     if not check:

@@ -180,6 +180,8 @@ class KernelProgram:
         found = compute_on_mesh(
             f, params, probe, None, own, model_state, self._division, warns=False
         )
+        # Whole on each device, or a process of several could not read it.
+        found = self._division.gathered(found)
         return list(found.values()) if options.per_layer else [found]
 
     def _placed(self, arrays: list[jax.Array]) -> list[jax.Array]:

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import itertools
 import sys
+import tempfile
 import warnings
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ntk_train import KernelInputError, NTKHook, linen_fn, models, ntk
+from ntk_train import KernelInputError, NTKHook, linen_fn, models, ntk, ntk_to
 from tests.bank import BANK
 
 for name, value in {
@@ -112,7 +113,7 @@ def check_placements():
         np.testing.assert_allclose(divided, one, rtol=1e-4, atol=1e-4)
     for wrong, said in (
         ({"mesh": 3}, "jax.sharding.Mesh"),
-        ({"mesh": mesh, "axis": "model"}, "none of the axes"),
+        ({"mesh": mesh, "axis": "model"}, "the name of one axis"),
         ({"mesh": mesh, "batched": False}, "batched=False"),
         ({"axis": "data"}, "mesh"),
     ):
@@ -122,6 +123,32 @@ def check_placements():
             assert said in str(error), error  # noqa: PT017
         else:
             raise AssertionError(wrong)
+    explicit = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Explicit,), devices=DEVICES[:4])
+    for own in (mesh, explicit):
+        on_it = jax.device_put(x, NamedSharding(own, PartitionSpec("data")))
+        checked = ntk(f, params, on_it, mesh=own, check=True)
+        np.testing.assert_allclose(checked, ntk(f, params, x), rtol=1e-4, atol=1e-6)
+        directions = jax.device_put(np.ones((3, 1)), NamedSharding(own, PartitionSpec()))
+        found = ntk(f, params, x, outputs=directions, mesh=own)
+        expected = ntk(f, params, x, outputs="sum")
+        np.testing.assert_allclose(np.asarray(found)[:, 0, :, 0], expected, rtol=1e-4, atol=1e-6)
+        for implementation in ("structured", "jacobian_contraction"):
+            with tempfile.TemporaryDirectory() as folder:
+                options = {"implementation": implementation, "progress": False}
+                stored = np.array(ntk_to(folder, f, params, on_it, **options))
+            np.testing.assert_allclose(stored, ntk(f, params, x, outputs="trace"), rtol=1e-4)
+
+    def constrained(params, x):
+        by_rows = NamedSharding(mesh, PartitionSpec("data"))
+        return f(params, jax.lax.with_sharding_constraint(x, by_rows))
+
+    try:
+        ntk(constrained, params, x, mesh=mesh)
+    except ValueError as error:
+        assert "no sharding constraint" in " ".join(error.__notes__)  # noqa: PT017
+    else:
+        raise AssertionError
+
     try:
         ntk(f, params, x[:0], mesh=mesh)
     except KernelInputError as error:

@@ -56,7 +56,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 for name, value in {"jax_platforms": "cpu", "jax_num_cpu_devices": 2}.items():
     jax.config.update(name, value)
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-from ntk_train import ntk
+from ntk_train import NTKHook, ntk
 
 mesh = jax.make_mesh((4,), ("data",))
 rng = np.random.default_rng(0)
@@ -69,6 +69,9 @@ for outputs in ("full", "trace"):
     whole = np.asarray(ntk(f, (w, v), x, outputs=outputs))
     for shard in found.addressable_shards:
         np.testing.assert_allclose(shard.data, whole[shard.index], rtol=1e-4, atol=1e-5)
+hook = NTKHook(f, x, every_steps=1, mesh=mesh)
+assert hook(0, params=(jnp.asarray(w), jnp.asarray(v))), hook.failures
+np.testing.assert_allclose(hook.latest.kernel, whole, rtol=1e-4, atol=1e-5)
 print(len(found.addressable_shards), "of", len(found.sharding.device_set))
 """
 

@@ -1,5 +1,6 @@
 """A kernel that is written tile by tile is that which is made at once, also after it was killed."""
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -22,6 +23,9 @@ CASES = [
 
 def f(params, x):
     return jnp.tanh(x @ params["w"]) @ params["v"]
+
+
+stopped = jax.lax.stop_gradient
 
 
 def example(n=11):
@@ -89,7 +93,9 @@ def test_what_is_there_is_not_computed_again(tmp_path):
         ({"tile": 5}, "tile was"),
         ({"x2": 1}, "x2 was None"),
         ({"param_filter": lambda path: path == "w"}, "differentiated parameters was"),
-        ({"f": lambda params, x: 2 * f(params, x)}, "outputs of f was"),
+        ({"f": lambda params, x: 2 * f(params, x)}, "program of f was .*outputs of f was"),
+        ({"f": lambda params, x: f({**params, "w": stopped(params["w"])}, x)}, "program of f was"),
+        ({"f": lambda params, x: f(params, x) + np.full(3, 1e-9)}, "program of f was"),
     ],
 )
 def test_another_kernel_does_not_go_on(tmp_path, change, said):
@@ -111,7 +117,7 @@ def test_folders_that_are_refused(tmp_path, monkeypatch):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(KernelInputError, match="is not empty and has no kernel"):
         ntk_to(tmp_path, f, params, x)
-    with pytest.raises(KernelInputError, match="is not empty and has no kernel"):
+    with pytest.raises(KernelInputError, match=r"thesis.tex is a file"):
         ntk_to(tmp_path / "thesis.tex", f, params, x)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(KernelInputError, match=r"takes 9\.68e-07 GB"):
@@ -141,6 +147,49 @@ def test_parameters_beside_functions(tmp_path):
 
     found = ntk_to(tmp_path, g, params, x, tile=4, progress=False)
     np.testing.assert_allclose(found, ntk(g, params, x, outputs="trace"), rtol=1e-10)
+
+
+def test_outputs_that_are_not_finite_go_on(tmp_path):
+    params, x = example()
+    x[0] = np.nan
+    for _ in range(2):
+        assert np.isnan(ntk_to(tmp_path, f, params, x, tile=4, progress=False)[0]).all()
+
+
+@pytest.mark.parametrize("name", ["about.json", "kernel.npy", "done.npy"])
+def test_a_damaged_folder_is_said_to_be(tmp_path, name):
+    params, x = example()
+    ntk_to(tmp_path, f, params, x, tile=4, progress=False)
+    (tmp_path / name).unlink()
+    if name == "about.json":
+        (tmp_path / name).write_text("")
+    with pytest.raises(KernelInputError, match="damaged kernel"):
+        ntk_to(tmp_path, f, params, x)
+
+
+def test_a_full_disk_is_an_error_at_once(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    params, x = example()
+    with pytest.raises(OSError, match="No space left"):
+        ntk_to(tmp_path, f, params, x, progress=False)
+    monkeypatch.undo()
+    ntk_to(tmp_path, f, params, x, progress=False)
+
+
+def test_errors_of_f_are_its_own(tmp_path):
+    def failing(params, x):
+        raise RuntimeError("mine")
+
+    params, x = example()
+    with pytest.raises(RuntimeError, match="mine"):
+        ntk_to(tmp_path, failing, params, x)
+    with pytest.raises(KernelInputError, match="params and x1 are swapped"):
+        ntk_to(tmp_path, lambda x, params: f(params, x), params, x)
+    with pytest.raises(KernelInputError, match=r"jax\.jit"):
+        jax.jit(lambda x: ntk_to(tmp_path, f, params, x))(x)
 
 
 def test_no_examples(tmp_path):

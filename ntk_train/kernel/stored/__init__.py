@@ -12,10 +12,11 @@ import numpy as np
 
 from ntk_train._arguments import whole_number
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
+from ntk_train.errors import KernelInputError
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.pair import Sides, sides_of
 from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import warn_of_coupling
+from ntk_train.kernel.problem import on_one_device, warn_of_coupling
 from ntk_train.kernel.stored.programs import Programs
 from ntk_train.kernel.stored.progress import Progress, shown
 from ntk_train.kernel.stored.store import Store, sizes_in
@@ -44,7 +45,9 @@ def ntk_to(
     """Writes a kernel that is too large for the memory to a disk, tile by tile.
 
     A call with the same arguments goes on from what is written, also after `kill -9` in a tile, to
-    the same numbers. Of the kernel of x1 with itself half of the tiles are computed.
+    the same numbers. Of the kernel of x1 with itself half of the tiles are computed. Another f is
+    known by its program and by the arrays that it closes over (by its outputs alone where another
+    version of JAX goes on), other parameters and inputs by checksums.
 
     Args:
       folder: for this kernel alone; it is made if it is not there.
@@ -81,6 +84,10 @@ def ntk_to(
     )
     if tile is not None:
         tile = whole_number("tile", tile, "examples on a side of a tile, or None", least=1)
+    if any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves((params, x1, x2, model_state))):
+        msg = "ntk_to writes numbers, which are not known under jax.jit, jax.vmap or jax.grad."
+        raise KernelInputError(msg)
+    x1, x2 = on_one_device("x1", x1), on_one_device("x2", x2)
     with precision_of_products(precision), usual_promotion():
         sides = sides_of(f, params, x1, x2, options, model_state)
         warn_of_coupling(sides.coupling)

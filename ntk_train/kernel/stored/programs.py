@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from typing import Any
 
 import jax
@@ -83,9 +84,9 @@ class Programs:
         _, paths, _ = split_params(params, options.param_filter)
         (x1, choice1), (x2, choice2) = self.inputs
         implementation = self._planned(sizes).implementation
-        first = jax.tree.map(lambda leaf: leaf[:2], x1)
-        values = jax.tree.leaves(jax.jit(self._outputs)(self._arguments, first))
+        program, values = self._of_first_examples(x1)
         return {
+            "program of f": f"{program} by JAX {jax.__version__}",
             "dtype": self.dtype(sizes).name,
             "outputs": name_of_outputs(options.outputs),
             "directions": _digest(options.outputs) if hasattr(options.outputs, "ndim") else None,
@@ -97,6 +98,16 @@ class Programs:
             "x2": None if self._is_one else _digest((x2, choice2)),
             "outputs of f": [float(v) for leaf in values for v in np.ravel(leaf)[:8]],
         }
+
+    def _of_first_examples(self, x: PyTree) -> tuple[str, list[jax.Array]]:
+        """A checksum of the program of f with its constants, and its outputs at some examples."""
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), x)
+        closed = jax.make_jaxpr(self._outputs)(self._arguments, first)
+        text = re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr))  # where in memory a function is
+        checksum = hashlib.sha256(f"{text}{_digest(closed.consts)}".encode()).hexdigest()[:16]
+        if 0 in jax.tree.leaves(first)[0].shape[:1]:
+            return checksum, []
+        return checksum, jax.tree.leaves(jax.jit(self._outputs)(self._arguments, first))
 
     def _shapes(self, sizes: tuple[int, int]) -> list[PyTree]:
         """Of the inputs of a tile."""
@@ -146,6 +157,9 @@ class Programs:
         return jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
 
 
+_CHUNK = 1 << 24  # bytes
+
+
 def _digest(tree: PyTree) -> str:
     """Of the numbers of a tree, with their shapes and dtypes."""
     found = hashlib.sha256()
@@ -157,5 +171,9 @@ def _digest(tree: PyTree) -> str:
             leaf = jax.random.key_data(leaf)
         array = np.asarray(leaf)
         found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(np.ascontiguousarray(array).tobytes())
+        rows = np.atleast_1d(array)
+        # Some at a time: a memory map may be larger than the memory.
+        step = max(1, _CHUNK // max(1, rows.nbytes // max(1, len(rows))))
+        for start in range(0, len(rows), step):
+            found.update(np.ascontiguousarray(rows[start : start + step]).tobytes())
     return found.hexdigest()[:16]

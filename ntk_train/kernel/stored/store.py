@@ -5,8 +5,10 @@
 another function, other parameters or other inputs it is not gone on with.
 """
 
+import errno
 import json
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -21,14 +23,35 @@ from ntk_train.kernel.rows import block_starts
 
 # How far outputs of f may be apart, relative to the largest, and be those of one function: they may
 # come from another device, but not from other parameters.
-_SAME = 1e-2
+_SAME = 1e-3
 _ABOUT = "about.json"
+_ARRAYS = ("kernel.npy", "done.npy")
 
 
 def sizes_in(folder: pathlib.Path) -> tuple[int, int] | None:
     """Examples of x1 and x2 in a tile of the kernel that a folder has a part of, if it has."""
+    about = _kept_about(folder)
+    return None if about is None else tuple(about["tile"])
+
+
+def _kept_about(folder: pathlib.Path) -> dict[str, Any] | None:
+    """What the kernel of a folder is of; None where there is none.
+
+    Raises:
+      KernelInputError: a part of it is missing or damaged.
+    """
     path = folder / _ABOUT
-    return tuple(json.loads(path.read_text())["tile"]) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        about = json.loads(path.read_text())
+        complete = "tile" in about and all((folder / name).exists() for name in _ARRAYS)
+    except (ValueError, TypeError):
+        complete = False
+    if not complete:
+        msg = f"{folder} has a damaged kernel: {[_ABOUT, *_ARRAYS]} belong together. Empty it."
+        raise KernelInputError(msg)
+    return about
 
 
 class Store:
@@ -64,10 +87,9 @@ class Store:
         Raises:
           KernelInputError: it has another one.
         """
-        path = self._folder / _ABOUT
-        if not path.exists():
+        kept = _kept_about(self._folder)
+        if kept is None:
             return False
-        kept = json.loads(path.read_text())
         other = [name for name in about if not _agree(name, kept.get(name), about[name])]
         if other:
             differences = "; ".join(f"{v} was {kept.get(v)}, now {about[v]}" for v in other)
@@ -81,11 +103,12 @@ class Store:
     def _begin(self, about: Mapping[str, Any], shape: tuple[int, ...]) -> None:
         """An empty kernel; what it is of is written last, so that a half-made folder has none."""
         folder = self._folder
-        if folder.exists() and (not folder.is_dir() or any(folder.glob("*"))):
-            known = {"kernel.npy", "done.npy", f"{_ABOUT}.new"}
-            if not folder.is_dir() or {path.name for path in folder.iterdir()} - known:
-                msg = f"{folder} is not empty and has no kernel; expected a folder for it alone."
-                raise KernelInputError(msg)
+        if folder.exists() and not folder.is_dir():
+            msg = f"{folder} is a file; expected a folder for the kernel."
+            raise KernelInputError(msg)
+        if folder.exists() and {own.name for own in folder.iterdir()} - {*_ARRAYS, f"{_ABOUT}.new"}:
+            msg = f"{folder} is not empty and has no kernel; expected a folder for it alone."
+            raise KernelInputError(msg)
         folder.mkdir(parents=True, exist_ok=True)
         needed = math.prod(shape) * np.dtype(about["dtype"]).itemsize
         free = shutil.disk_usage(folder).free
@@ -100,6 +123,7 @@ class Store:
             ("done.npy", "bool", tuple(map(len, self.starts))),
         ):
             np.lib.format.open_memmap(folder / name, mode="w+", dtype=dtype, shape=size).flush()
+            _take_room(folder / name)
         new = folder / f"{_ABOUT}.new"
         new.write_text(json.dumps(about, indent=2) + "\n")
         new.replace(folder / _ABOUT)
@@ -147,9 +171,30 @@ class Store:
         return np.load(self._folder / "kernel.npy", mmap_mode="r")
 
 
+def _take_room(path: pathlib.Path) -> None:
+    """Takes a file's room on the disk, which would end the process where it is written later.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except AttributeError:  # not of this system
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not of this file system
+                raise
+
+
 def _agree(name: str, kept: Any, now: Any) -> bool:
+    if name == "program of f" and kept is not None:
+        # Another version of JAX may write the same program otherwise.
+        versions = [text.partition(" by ")[2] for text in (kept, now)]
+        return kept == now or versions[0] != versions[1]
     if name != "outputs of f" or kept is None or len(kept) != len(now):
         return kept == now
+    kept, now = ([v if math.isfinite(v) else 0.0 for v in own] for own in (kept, now))
     # They may come from another device, or another version of JAX.
     scale = max(map(abs, kept), default=0.0)
     return all(abs(a - b) <= _SAME * scale for a, b in zip(kept, now, strict=True))
