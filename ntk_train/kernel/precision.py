@@ -105,7 +105,7 @@ def stages_of(precision: str | None, kind: str, *, in_terms: bool = False) -> St
         return Stages(forward, three, three, gram)
     if precision == "float32" and in_terms:
         preset = lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-        terms = Arithmetic(preset, _LONGEST_AS_EXACT, on_gpu=True)
+        terms = Arithmetic(preset, _LONGEST_AS_EXACT, is_cut=False, on_gpu=True)
         return Stages(forward, terms, terms, gram)
     if precision in (*STAGED, "highest"):
         return Stages(forward, forward, exact, gram)

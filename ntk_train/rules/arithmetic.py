@@ -26,6 +26,9 @@ class Arithmetic(NamedTuple):
       precision: what `jax.lax.dot_general` takes for it; None for what each product says.
       longest: how many terms one product adds up at most, None for any number.
       longest_of_few: the same of factors of at most `FEW_ROWS` rows, None for `longest`.
+      is_cut: whether longer sums are cut into pieces, or else computed in float32. What tensor
+        cores cut off makes all sums too small, so that pieces of exact terms are not as exact in
+        the kernel of a deep network: nine times the error of float32 of ten layers of 1024.
       longest_in_terms: how many terms a sum of a convolution has at most that is made of three in
         TF32.
       on_gpu: whether convolutions take the forms that are fast on a GPU.
@@ -35,6 +38,7 @@ class Arithmetic(NamedTuple):
     precision: Any = None
     longest: int | None = None
     longest_of_few: int | None = None
+    is_cut: bool = True
     longest_in_terms: float = 0
     on_gpu: bool = False
     copies: int = 1
@@ -83,14 +87,14 @@ def dot_general(
     longest = arithmetic.longest
     if arithmetic.longest_of_few is not None and max(_rows(x, y, dimension_numbers)) <= FEW_ROWS:
         longest = arithmetic.longest_of_few
-    pieces = 1
-    if longest is not None and terms > longest and x.dtype == jnp.float32:
+    is_long, pieces = longest is not None and terms > longest, 1
+    is_tf32 = precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+    if (is_tf32 and terms % _ALIGNED) or (is_long and not arithmetic.is_cut):
+        precision = lax.Precision.HIGHEST
+    elif is_long and x.dtype == jnp.float32:
         # Of several contracted axes the longest is cut.
         i = max(range(len(of_x)), key=lambda i: x.shape[of_x[i]])
         pieces = _pieces(x.shape[of_x[i]], -(-terms // longest))
-    is_tf32 = precision == lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-    if is_tf32 and (terms // pieces > (longest or terms) or (terms // pieces) % _ALIGNED):
-        precision, pieces = lax.Precision.HIGHEST, 1
     if pieces == 1:
         return lax.dot_general(
             x,
