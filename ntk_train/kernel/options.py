@@ -105,8 +105,8 @@ def _checked_outputs(outputs: Any) -> Any:
 
 def _checked_choice(outputs: Any, choice: Any) -> Any:
     expected = (
-        f"one of {list(MODES)}, integers (one logit for each example), Projections(k), a matrix "
-        "[O, k] of floating point, or a function of the outputs"
+        "a mode or integers, one logit for each example; or Projections(k), a matrix [O, k] of "
+        "floating point, or a function of the outputs"
     )
     if isinstance(choice, (int, list)):
         return numeric_array("outputs", choice, expected)

@@ -157,7 +157,7 @@ def check_placements():
 
 def check_hook():
     """In a data-parallel step, whose parameters are the same bit for bit as without the hook."""
-    mesh = jax.make_mesh((2,), ("data",), devices=DEVICES[:2])
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=DEVICES[:2])
     model = models.create_model("cnn", num_outputs=3)
     x = jax.random.normal(jax.random.key(0), (8, 8, 8, 1))
     labels = np.arange(8) % 3
