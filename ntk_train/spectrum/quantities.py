@@ -433,7 +433,7 @@ CATALOGUE: tuple[Quantity, ...] = (
         range="above 0, at most that of the whole batch",
         meaning="up to it, SGD with batches of B examples is stable in the mean square",
         source="Agarwala, Pennington, 2024; Velikanov et al., ICLR 2023; Jain et al., JMLR 2018",
-        traps="a lower bound of the edge, which was 1 to 4 times higher in simulations; the mean "
+        traps="a lower bound of the edge, which was 1 to 6 times higher in simulations; the mean "
         "square is that over all orders of the data, and one run may last longer",
         chart="Critical learning rate",
         legend="of minibatches",
@@ -459,7 +459,7 @@ CATALOGUE: tuple[Quantity, ...] = (
         range="0 and up",
         meaning="up to 1 SGD is stable in the mean square",
         source="Agarwala, Pennington, 2024; Velikanov et al., ICLR 2023; Jain et al., JMLR 2018",
-        traps="the edge is at 1 to 4, as the rate is a lower bound",
+        traps="the edge is at 1 to 6, as the rate is a lower bound",
         chart="Learning rate over the critical one",
         legend="minibatches",
     ),
