@@ -13,8 +13,9 @@ import warnings
 import jax
 
 from ntk_train._jax import has_forward_mode, shape_of, source_line
-from ntk_train._types import Groups, KernelProblem, PyTree
+from ntk_train._types import ApplyFn, Groups, KernelProblem, PyTree
 from ntk_train.errors import UnfactoredError, UnfactoredWarning
+from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.jacobian_contraction import jacobian_contraction
 from ntk_train.kernel.machine import Cost
 from ntk_train.kernel.memory import is_bounded
@@ -22,7 +23,9 @@ from ntk_train.kernel.narrow import widened
 from ntk_train.kernel.ntk_vector_products import ntk_vector_products
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.plan import Plan
+from ntk_train.kernel.problem import make_problem
 from ntk_train.kernel.structured import prepare, structured, traced_shapes
+from ntk_train.kernel.whole import usual_promotion
 
 REFERENCES = {
     "jacobian_contraction": jacobian_contraction,
@@ -52,6 +55,22 @@ class Resolved:
             return REFERENCES[self.implementation](self.problem, self.groups)
         assert self.plan is not None
         return structured(self.plan)
+
+
+def resolve(
+    f: ApplyFn,
+    params: PyTree,
+    x1: PyTree,
+    x2: PyTree | None,
+    options: KernelOptions,
+    model_state: PyTree = None,
+) -> tuple[Resolved, list[str]]:
+    """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
+    with usual_promotion():
+        problem = make_problem(f, params, x1, x2, options, model_state=model_state)
+        groups = groups_of(problem.paths, options.per_layer)
+        resolved = choose(problem, list(groups.values()), options)
+    return resolved, list(groups)
 
 
 def choose(problem: KernelProblem, groups: Groups, options: KernelOptions) -> Resolved:

@@ -11,7 +11,6 @@ All of it runs inside of `jax.shard_map`: XLA's own gradients of convolutions ov
 are wrong (see `problem.on_one_device`).
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -25,13 +24,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ntk_train._types import ApplyFn, KernelLayout, PyTree
 from ntk_train.errors import KernelInputError
 from ntk_train.kernel.assemble import mirrored_axes
-from ntk_train.kernel.auto import choose
-from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.options import KernelOptions
-from ntk_train.kernel.pair import pair_of, sides_of
+from ntk_train.kernel.pair import arrays_of, pair_of, resolve_sides, sides_of
 from ntk_train.kernel.precision import precision_of_products
 from ntk_train.kernel.problem import (
-    make_problem,
     on_one_device,
     replicated,
     warn_of_coupling,
@@ -200,14 +196,10 @@ def _kernels(
     divided: Sequence[PyTree],
 ) -> Any:
     """The kernel, or the dict of its parts, from arguments that are on the devices."""
-    leaves, structure = jax.tree.flatten(whole)
-    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+    arrays, of_arrays = arrays_of(whole)
 
     def of_device(arguments: list[jax.Array], divided: list[PyTree]) -> Any:
-        own = list(leaves)
-        for i, array in zip(arrays, arguments, strict=True):
-            own[i] = array
-        params, model_state = jax.tree.unflatten(structure, own)
+        params, model_state = of_arrays(arguments)
         return _of_device(f, params, divided, options, model_state, axis)
 
     run: Any = jax.shard_map(
@@ -218,7 +210,7 @@ def _kernels(
         # With it, derivatives in what all devices have are summed over them.
         check_vma=False,
     )
-    return run([leaves[i] for i in arrays], list(divided))
+    return run(arrays, list(divided))
 
 
 def _of_device(
@@ -230,19 +222,13 @@ def _of_device(
     axis: str,
 ) -> Any:
     """The rows of the kernel of a device's own examples."""
-    (x1, choice1), (x2, choice2) = sides[0], sides[-1]
-    if choice1 is not None:
-        options = dataclasses.replace(options, outputs=(choice1, choice2))
-    # Of two sides, although they may be the same: each step but the first has others.
-    problem = make_problem(f, params, x1, x2, options, model_state=model_state)
-    groups = groups_of(problem.paths, options.per_layer)
-    resolved = choose(problem, list(groups.values()), options)
+    resolved, names = resolve_sides(f, params, (sides[0], sides[-1]), options, model_state)
     layout, pair, is_one = resolved.problem.layout, pair_of(resolved), len(sides) == 1
     own = pair.side(0, resolved.problem.x1)
     other = own if is_one and pair.is_one else pair.side(1, resolved.problem.x2)
     mirrored = mirrored_axes(layout) if is_one else None
     kernels = _ring(layout, own, other, pair.block, axis, mirrored)
-    return dict(zip(groups, kernels, strict=True)) if options.per_layer else kernels[0]
+    return dict(zip(names, kernels, strict=True)) if options.per_layer else kernels[0]
 
 
 def _ring(

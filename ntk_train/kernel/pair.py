@@ -7,7 +7,7 @@ a kernel that is written tile by tile it is there for a row of tiles.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, Coupling, KernelLayout, PyTree
-from ntk_train.kernel.auto import REFERENCES, Resolved
+from ntk_train.kernel.auto import REFERENCES, Resolved, resolve
 from ntk_train.kernel.blocks import contracted, kernels_of
 from ntk_train.kernel.machine import ROWS
 from ntk_train.kernel.options import KernelOptions
@@ -58,16 +58,12 @@ def sides_of(
     Raises:
       KernelInputError, DtypeError: as `ntk_train.ntk`.
     """
-    leaves, structure = jax.tree.flatten((x1, x2))
-    arrays = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+    arrays, whole = arrays_of((x1, x2))
     found: list[Any] = []
 
     def trace(shapes: list[jax.Array]) -> tuple:
         # As tracers they are neither moved nor computed with, and errors of f are as elsewhere.
-        own = list(leaves)
-        for i, shape in zip(arrays, shapes, strict=True):
-            own[i] = shape
-        first, other = jax.tree.unflatten(structure, own)
+        first, other = whole(shapes)
         problem = make_problem(f, params, first, other, options, model_state=model_state)
         layout = problem.layout
         labels: dict[str, int] = {}
@@ -83,7 +79,7 @@ def sides_of(
         found.extend((layout, of_kernel, sizes, problem.coupling))
         return ()
 
-    jax.eval_shape(trace, [leaves[i] for i in arrays])
+    jax.eval_shape(trace, arrays)
     layout, shape, sizes, coupling = found
     _, *choices = mode_and_choices(options.outputs, x2)
     inputs = [
@@ -92,6 +88,37 @@ def sides_of(
         if x is not None
     ]
     return Sides(layout, shape, sizes[: len(inputs)], inputs, coupling)
+
+
+def arrays_of(tree: PyTree) -> tuple[list[Any], Callable[[list[Any]], PyTree]]:
+    """The arrays of a tree, as arguments of a program, and the tree from others in their place."""
+    leaves, structure = jax.tree.flatten(tree)
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+
+    def whole(arrays: list[Any]) -> PyTree:
+        own = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            own[i] = array
+        return jax.tree.unflatten(structure, own)
+
+    return [leaves[i] for i in places], whole
+
+
+def resolve_sides(
+    f: ApplyFn,
+    params: PyTree,
+    inputs: Sequence[PyTree],
+    options: KernelOptions,
+    model_state: PyTree,
+) -> tuple[Resolved, list[str]]:
+    """As `auto.resolve`, of both sides of a block as `Sides.inputs` has them.
+
+    They are two although they may be the same: of most blocks they are others.
+    """
+    (x1, choice1), (x2, choice2) = inputs
+    if choice1 is not None:
+        options = dataclasses.replace(options, outputs=(choice1, choice2))
+    return resolve(f, params, x1, x2, options, model_state)
 
 
 class Pair(NamedTuple):

@@ -21,16 +21,15 @@ from jaxtyping import Array
 
 from ntk_train._arguments import yes_or_no
 from ntk_train._types import ApplyFn, ParamFilter, PyTree
-from ntk_train.kernel.auto import Resolved, choose
+from ntk_train.kernel.auto import resolve
 from ntk_train.kernel.checked import checked
 from ntk_train.kernel.failed_call import bound
-from ntk_train.kernel.groups import groups_of
 from ntk_train.kernel.on_mesh import compute_on_mesh, division_of
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import precision_of_products
-from ntk_train.kernel.problem import make_problem, on_one_device, warn_of_coupling
+from ntk_train.kernel.problem import on_one_device, warn_of_coupling
 from ntk_train.kernel.readout import Projections
-from ntk_train.kernel.whole import as_one_program, usual_promotion
+from ntk_train.kernel.whole import as_one_program
 
 
 def ntk(
@@ -180,19 +179,3 @@ def compute(
 
     with precision_of_products(options.precision):
         return as_one_program(kernel, params, x1, x2, model_state)
-
-
-def resolve(
-    f: ApplyFn,
-    params: PyTree,
-    x1: PyTree,
-    x2: PyTree | None,
-    options: KernelOptions,
-    model_state: PyTree = None,
-) -> tuple[Resolved, list[str]]:
-    """What `ntk` would compute for the same arguments, by which implementation, in which groups."""
-    with usual_promotion():
-        problem = make_problem(f, params, x1, x2, options, model_state=model_state)
-        groups = groups_of(problem.paths, options.per_layer)
-        resolved = choose(problem, list(groups.values()), options)
-    return resolved, list(groups)

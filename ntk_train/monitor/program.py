@@ -23,14 +23,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, KernelProblem, PyTree
-from ntk_train.kernel.auto import Resolved
+from ntk_train.kernel.auto import Resolved, resolve
 from ntk_train.kernel.certificate import Certificate
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.on_mesh import Division, compute_on_mesh
 from ntk_train.kernel.options import KernelOptions
 from ntk_train.kernel.precision import bits_of_f, precision_of_products
 from ntk_train.kernel.problem import replicated, warn_of_coupling
-from ntk_train.kernel.tangent_kernel import resolve
 from ntk_train.kernel.whole import usual_promotion
 from ntk_train.monitor.certifier import Certifier
 from ntk_train.monitor.compiled import keep_compiled_programs

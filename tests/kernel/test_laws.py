@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ntk_train import ntk
+from ntk_train.kernel.auto import resolve
 from ntk_train.kernel.options import IMPLEMENTATIONS, KernelOptions
 from ntk_train.kernel.plan import Choices
-from ntk_train.kernel.tangent_kernel import resolve
 from tests import oracle
 from tests.bank import BANK, NETWORKS, PRECONDITIONS, PRIMITIVES
 from tests.kernel.planned import kernel_of

@@ -1,6 +1,5 @@
 """What is compiled for the tiles of a kernel: what a side comes to, and a tile from both."""
 
-import dataclasses
 import hashlib
 import re
 from typing import Any
@@ -10,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_train._types import ApplyFn, PyTree
-from ntk_train.kernel.auto import Resolved, choose
+from ntk_train.kernel.auto import Resolved
 from ntk_train.kernel.failed_call import bound
 from ntk_train.kernel.options import KernelOptions
-from ntk_train.kernel.pair import Sides, keeps_rows, pair_of
-from ntk_train.kernel.problem import make_problem, split_params
+from ntk_train.kernel.pair import Sides, arrays_of, keeps_rows, pair_of, resolve_sides
+from ntk_train.kernel.problem import split_params
 from ntk_train.kernel.readout import name_of_outputs, read_out
 
 
@@ -32,15 +31,10 @@ class Programs:
         self._is_one = len(sides.inputs) == 1
         self.inputs = sides.inputs[0], sides.inputs[-1]
         # Parameters are arguments: with constants XLA would compute while it compiles.
-        leaves, self._structure = jax.tree.flatten(whole)
-        self._leaves = leaves
-        self._arrays = [i for i, v in enumerate(leaves) if isinstance(v, (jax.Array, np.ndarray))]
+        self._arguments, self._with = arrays_of(whole)
+        self._plans: dict[tuple[int, int], Resolved] = {}
         self._side = jax.jit(self._of_side, static_argnums=(1, 3))
         self._tile = jax.jit(self._of_both, static_argnums=3)
-
-    @property
-    def _arguments(self) -> list[Any]:
-        return [self._leaves[i] for i in self._arrays]
 
     def side(self, side: int, start: int, sizes: tuple[int, int]) -> PyTree:
         """What some inputs of one side come to, those of a row or column of tiles."""
@@ -70,12 +64,15 @@ class Programs:
         return self._is_one and pair_of(self._planned(sizes)).is_one
 
     def _planned(self, sizes: tuple[int, int]) -> Resolved:
-        """What is computed of inputs of some sizes."""
-        found: list[Resolved] = []
-        jax.eval_shape(
-            lambda *x: found.append(self._resolved(self._arguments, *x)), *self._shapes(sizes)
-        )
-        return found[0]
+        """What is computed of inputs of some sizes; planned once."""
+
+        def plan(*inputs: PyTree) -> tuple:
+            self._plans[sizes] = self._resolved(self._arguments, *inputs)
+            return ()
+
+        if sizes not in self._plans:
+            jax.eval_shape(plan, *self._shapes(sizes))
+        return self._plans[sizes]
 
     def about(self, sizes: tuple[int, int]) -> dict[str, Any]:
         """What the kernel is of."""
@@ -121,20 +118,9 @@ class Programs:
         params, state = self._with(arguments)
         return read_out(self._options.outputs)(bound(self._f, state)(params, x))
 
-    def _with(self, arguments: list[Any]) -> tuple[PyTree, PyTree]:
-        """Parameters and model state with other arrays."""
-        leaves = list(self._leaves)
-        for i, argument in zip(self._arrays, arguments, strict=True):
-            leaves[i] = argument
-        return jax.tree.unflatten(self._structure, leaves)
-
     def _resolved(self, arguments: list[Any], *inputs: PyTree) -> Resolved:
-        (params, state), options = self._with(arguments), self._options
-        (x1, choice1), (x2, choice2) = inputs
-        if choice1 is not None:
-            options = dataclasses.replace(options, outputs=(choice1, choice2))
-        problem = make_problem(self._f, params, x1, x2, options, model_state=state)
-        return choose(problem, [range(len(problem.theta))], options)
+        params, state = self._with(arguments)
+        return resolve_sides(self._f, params, inputs, self._options, state)[0]
 
     def _of_side(
         self, arguments: list[Any], side: int, x: PyTree, sizes: tuple[int, int]
